@@ -1,0 +1,5 @@
+"""``python -m arcsolve``."""
+
+from arcsolve.cli.main import main
+
+main()

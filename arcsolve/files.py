@@ -1,0 +1,38 @@
+"""Writing files so that a reader, or a kill, never meets half of one, and knowing early that one can be written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from arcsolve.errors import ArcsolveError
+
+
+def replace_file(path: str | Path, text: str) -> None:
+    """Write a text file; it is complete or not there at all.
+
+    Raises:
+        ArcsolveError: the file cannot be written.
+    """
+    path = Path(path)
+    # In the same directory, since a rename is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ArcsolveError(f"{path}: {error.strerror}") from None
+
+
+def check_folder(path: str | Path) -> None:
+    """Check that a file could be made at ``path``, before minutes of work go into what it is to hold.
+
+    Raises:
+        ArcsolveError: its folder does not exist, or is not writable.
+    """
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise ArcsolveError(f"{path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise ArcsolveError(f"{path}: the folder {folder} is not writable")
