@@ -1,0 +1,1 @@
+"""The puzzle domain: grids, tasks, data sets, submissions and scores. Needs numpy and nothing else."""

@@ -1,0 +1,76 @@
+"""Scores: the share of test outputs hit exactly by the first attempt, and by either of two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcsolve.arc.dataset import TaskSet
+from arcsolve.arc.submission import Attempts, validate_submission
+from arcsolve.errors import ArcsolveError
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One accuracy, averaged in the two usual ways; they differ where tasks have several test outputs.
+
+    Attributes:
+        by_output: mean over test outputs, 0..1, as Kaggle counts.
+        by_task: mean over tasks of the share of a task's test outputs that are right, 0..1, as papers count.
+    """
+
+    by_output: float
+    by_task: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """How answers fared on a task set.
+
+    Attributes:
+        data: name of the task set.
+        hash: ``TaskSet.hash`` of it: scores compare only where this is equal.
+        tasks: number of tasks.
+        test_outputs: number of test outputs.
+        pass_at_1: the first attempt is right.
+        pass_at_2: one of both attempts is right.
+    """
+
+    data: str
+    hash: str
+    tasks: int
+    test_outputs: int
+    pass_at_1: Rate
+    pass_at_2: Rate
+
+    def to_json(self) -> dict[str, Any]:
+        """The same fields as JSON values, the rates as objects."""
+        return asdict(self)
+
+
+def score(answers: Mapping[str, Sequence[Attempts]], tasks: TaskSet) -> Score:
+    """Compare two attempts at each test output with the true outputs; every test input must be answered.
+
+    Raises:
+        ArcsolveError: a test output is hidden, or the answers do not match the tasks.
+    """
+    validate_submission(answers, tasks, "answers")
+    hits: list[NDArray[np.bool_]] = []  # For each task: shape (test outputs, 2).
+    for task in tasks:
+        rows = []
+        for i, (pair, attempts) in enumerate(zip(task.test, answers[task.id], strict=True)):
+            if pair.output is None:
+                raise ArcsolveError(f"{tasks.name}: {task.id}.test[{i}]: the output is hidden, so it cannot be scored")
+            rows.append([np.array_equal(attempt, pair.output) for attempt in attempts])
+        hits.append(np.array(rows))
+    first = [task_hits[:, 0] for task_hits in hits]
+    either = [task_hits[:, 0] | task_hits[:, 1] for task_hits in hits]
+    return Score(tasks.name, tasks.hash, len(tasks), sum(map(len, hits)), _rate(first), _rate(either))
+
+
+def _rate(hits: list[NDArray[np.bool_]]) -> Rate:
+    return Rate(float(np.concatenate(hits).mean()), float(np.mean([task_hits.mean() for task_hits in hits])))
