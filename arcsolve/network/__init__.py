@@ -1,0 +1,1 @@
+"""The recursive network, in torch. Never imported by ``arcsolve --help``."""

@@ -1,0 +1,78 @@
+"""The network's sizes: everything that must agree between training, export and inference."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from arcsolve.arc.grid import COLOURS
+from arcsolve.errors import FormatError
+
+MAX_POSITIONS = 32  # rows or columns that the rotary table covers: 30, and a margin
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of a :class:`~arcsolve.network.recursion.RecursiveNetwork`.
+
+    Attributes:
+        width: channels of every token.
+        heads: attention heads; ``width / heads`` must be a multiple of 4 for 2D rotary positions.
+        layers: transformer blocks in the one function ``f`` that is re-run.
+        hidden: channels inside the SwiGLU.
+        latents: task-latent tokens in the prefix.
+        inner_steps: ``n``, updates of ``l`` before each update of ``h``.
+        steps: ``N``, supervision steps this network was trained for; more than these break it.
+        random_start: whether ``h0 ~ N(0, 1)`` (EqR) instead of a fixed vector.
+        noise: standard deviation of the noise added to ``h`` at each transition, 0 for none.
+        halting: whether the halting head was trained; without it confidence is the decoder's own.
+    """
+
+    width: int = 512
+    heads: int = 8
+    layers: int = 2
+    hidden: int = 1536
+    latents: int = 8
+    inner_steps: int = 1
+    steps: int = 1
+    random_start: bool = False
+    noise: float = 0.0
+    halting: bool = False
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the cells: task latents, one dihedral token, ten colour tokens."""
+        return self.latents + 1 + COLOURS
+
+    def step_flop(self, cells: int, inner_steps: int | None = None) -> float:
+        """FLOP of one supervision step forward on one sample of so many cells; training costs about three times that.
+
+        A multiply-add counts as two. Matrix products, attention and the convolution count, elementwise work does not.
+        """
+        tokens = cells + self.prefix
+        matrices = 4 * self.width**2 + 3 * self.width * self.hidden
+        block = 2 * tokens * matrices + 4 * tokens**2 * self.width + 18 * cells * self.hidden
+        return float(self.layers * block * ((inner_steps or self.inner_steps) + 1))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a manifest or a safetensors header."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], where: str) -> NetworkConfig:
+        """Rebuild from :meth:`to_json`.
+
+        Raises:
+            FormatError: naming ``where`` and the key that is missing, unknown or out of range.
+        """
+        known = cls.__dataclass_fields__
+        if unknown := sorted(set(values) - set(known)):
+            raise FormatError(f"{where}: unknown network setting {unknown[0]!r}; was this made by a newer arcsolve?")
+        config = cls(**values)
+        sizes = ("width", "heads", "layers", "hidden", "latents", "inner_steps", "steps")
+        for name in sizes:
+            if not isinstance(values[name], int) or values[name] < 1:
+                raise FormatError(f"{where}: network setting {name} is {values[name]!r}, expected 1 or more")
+        if config.width % config.heads or (config.width // config.heads) % 4:
+            raise FormatError(f"{where}: width {config.width} does not divide into {config.heads} heads of 4k channels")
+        return config

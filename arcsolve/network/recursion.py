@@ -1,0 +1,142 @@
+"""The recursive network: one small function, re-run on its own latent state (Tiny Recursive Model, 2510.04871)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from arcsolve.arc.grid import COLOURS
+from arcsolve.canvas import CLASSES
+from arcsolve.network.block import Block, grid_angles, rms_norm, rotary_table
+from arcsolve.network.config import NetworkConfig
+from arcsolve.views import DIHEDRALS
+
+
+class State(NamedTuple):
+    """The latent state: ``h`` holds the answer, ``l`` the scratch work; each [B, T, C]."""
+
+    h: Tensor
+    l: Tensor
+
+    def detach(self) -> State:
+        """The same values without history: supervision steps do not backpropagate into each other."""
+        return State(self.h.detach(), self.l.detach())
+
+
+class StepOutput(NamedTuple):
+    """What one supervision step gives: the new state, logits [B, H, W, 11] and halting logit [B]."""
+
+    state: State
+    logits: Tensor
+    halting: Tensor
+
+
+class RecursiveNetwork(nn.Module):
+    """Two blocks, re-run: ``n`` times ``l <- f(l + h + x)``, then ``h <- f(h + l)``, then decode ``h``.
+
+    The input ``x`` is a prefix (task latents, the view's dihedral, the view's ten colours) and the canvas cells. Token
+    ``k`` of the ten says which colour now plays original colour ``k``, in the same embedding as the cells, so all views
+    of a task share its latents.
+    """
+
+    h0: Tensor
+    l0: Tensor
+    rotary: Tensor
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.colour = nn.Parameter(torch.randn(CLASSES, width))
+        self.slot = nn.Parameter(torch.randn(COLOURS, width))
+        self.dihedral = nn.Parameter(torch.randn(DIHEDRALS, width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.decode = nn.Linear(width, CLASSES, bias=False)
+        self.halt = nn.Linear(width, 1)
+        self.register_buffer("h0", torch.randn(width))
+        self.register_buffer("l0", torch.randn(width))
+        self.register_buffer("rotary", rotary_table(width // config.heads))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+            elif isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.1)
+        # Confidence starts at 1%: a net that knows nothing should not claim even odds.
+        nn.init.zeros_(self.halt.weight)
+        nn.init.constant_(self.halt.bias, -5.0)
+
+    def embed(self, cells: Tensor, dihedral: Tensor, colours: Tensor, latents: Tensor) -> Tensor:
+        """The input tokens ``x``.
+
+        Args:
+            cells: integers [B, H, W], 0..9 and 10 for "outside the input".
+            dihedral: integers [B], the view's symmetry.
+            colours: integers [B, 10]; entry ``k`` is the colour that plays original colour ``k``.
+            latents: [B, P, C], the task's latents.
+
+        Returns:
+            [B, P + 11 + H * W, C].
+        """
+        roles = self.colour[colours] + self.slot
+        prefix = torch.cat([latents, self.dihedral[dihedral][:, None], roles], dim=1)
+        return torch.cat([prefix, self.colour[cells].flatten(1, 2)], dim=1)
+
+    def start(self, batch: int, tokens: int, noise: Tensor | None = None) -> State:
+        """The state before the first step, [B, T, C] each: fixed vectors, or ``h0`` from ``noise`` [B, T, C]."""
+        shape = (batch, tokens, self.config.width)
+        h = self.h0.expand(shape) if noise is None else noise
+        return State(h, self.l0.expand(shape))
+
+    def _function(self, x: Tensor, cos: Tensor, sin: Tensor, height: int, width: int) -> Tensor:
+        for block in self.blocks:
+            x = block(x, cos, sin, height, width)
+        return x
+
+    def step(
+        self,
+        x: Tensor,
+        state: State,
+        height: int,
+        width: int,
+        noise: Tensor | None = None,
+        inner_steps: int | None = None,
+    ) -> StepOutput:
+        """One supervision step.
+
+        Args:
+            x: [B, T, C] from :meth:`embed`.
+            noise: [B, T, C], added to the new ``h`` as it is; the caller damps it (EqR). ``None`` for none.
+            inner_steps: ``n``, where a depth ramp runs fewer than ``config.inner_steps``.
+        """
+        angles = grid_angles(self.rotary, height, width, self.config.prefix)
+        cos, sin = angles.cos().type_as(x), angles.sin().type_as(x)
+        h, l = state
+        for _ in range(inner_steps or self.config.inner_steps):
+            l = self._function(l + h + x, cos, sin, height, width)
+        h = self._function(h + l, cos, sin, height, width)
+        if noise is not None:
+            h = h + noise
+        cells = h[:, self.config.prefix :].reshape(len(h), height, width, -1)
+        logits = self.decode(cells)
+        # The trunk learns to solve, not to please the halting head: no gradient flows back from it.
+        halting = self.halt(rms_norm(h[:, 0].detach()))[:, 0]
+        return StepOutput(State(h, l), logits, halting)
+
+
+class TaskLatents(nn.Module):
+    """The bank: one row of ``P`` latent tokens for each training task, shared by all its views (mdlARC)."""
+
+    def __init__(self, tasks: int, config: NetworkConfig) -> None:
+        super().__init__()
+        # Unit variance, like every other input token: rows that start at zero hardly move in the visits they get.
+        self.rows = nn.Parameter(torch.randn(tasks, config.latents, config.width))
+
+    def forward(self, task: Tensor) -> Tensor:
+        """Rows of tasks: integers [B] -> [B, P, C]."""
+        return self.rows[task]

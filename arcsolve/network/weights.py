@@ -1,0 +1,113 @@
+"""The weights file: network, bank of task latents and what they were trained on, in one safetensors file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from arcsolve.errors import ArcsolveError, FormatError
+from arcsolve.network.config import NetworkConfig
+
+FORMAT = "arcsolve-weights-1"
+NETWORK = "network."
+BANK = "bank.rows"
+SEEN = "bank.seen"
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A loaded weights file.
+
+    Attributes:
+        path: where it came from; the ONNX graph reads its tensors from there.
+        sha256: of the whole file.
+        config: the network's sizes.
+        tasks: ids of the bank's rows.
+        network: the network's tensors by parameter name, float32.
+        bank: task latents, float32 [tasks, P, C].
+        seen: fingerprints of the official pairs trained on.
+        training: how it was trained: protocol, data hash, presentations, updates, FLOP, seconds, device.
+    """
+
+    path: Path
+    sha256: str
+    config: NetworkConfig
+    tasks: tuple[str, ...]
+    network: dict[str, NDArray[np.float32]]
+    bank: NDArray[np.float32]
+    seen: frozenset[bytes]
+    training: dict[str, Any]
+
+
+def save_weights(
+    path: Path,
+    config: NetworkConfig,
+    tasks: tuple[str, ...],
+    network: dict[str, NDArray[np.float32]],
+    bank: NDArray[np.float32],
+    seen: frozenset[bytes],
+    training: dict[str, Any],
+) -> None:
+    """Write a weights file by a rename, so that a reader never sees half of one.
+
+    Raises:
+        ArcsolveError: the file cannot be written.
+    """
+    tensors: dict[str, NDArray[Any]] = {NETWORK + name: np.ascontiguousarray(value) for name, value in network.items()}
+    tensors[BANK] = np.ascontiguousarray(bank)
+    tensors[SEEN] = np.frombuffer(b"".join(sorted(seen)), dtype=np.uint8).reshape(-1, 16)
+    meta = {"format": FORMAT, "config": config.to_json(), "tasks": tasks, "training": training}
+    temporary = path.with_name(path.name + ".part")
+    try:
+        save_file(tensors, temporary, {"arcsolve": json.dumps(meta)})
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise ArcsolveError(f"{path}: cannot be written ({error})") from error
+
+
+def load_weights(path: Path) -> Weights:
+    """Read a weights file.
+
+    Raises:
+        FormatError: not a weights file of ours, cut short, or tensors that do not fit its configuration.
+        ArcsolveError: the file cannot be read.
+    """
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with safe_open(path, "numpy") as file:
+            meta = json.loads((file.metadata() or {}).get("arcsolve", "{}"))
+            if meta.get("format") != FORMAT:
+                raise FormatError(f"{path}: not a weights file of arcsolve ({FORMAT})")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except OSError as error:
+        raise ArcsolveError(f"{path}: {error.strerror or error}") from error
+    except (SafetensorError, ValueError) as error:
+        raise FormatError(f"{path}: not a weights file, or cut short ({error})") from error
+    try:
+        config = NetworkConfig.from_json(meta["config"], str(path))
+        if missing := [name for name in ("h0", "l0", "rotary") if NETWORK + name not in tensors]:
+            raise FormatError(f"{path}: the tensor {NETWORK}{missing[0]} is missing")
+        bank, seen = tensors.pop(BANK), tensors.pop(SEEN)
+        if bank.shape != (len(meta["tasks"]), config.latents, config.width):
+            raise FormatError(f"{path}: the bank has shape {bank.shape}, which does not fit its configuration")
+        return Weights(
+            path=path,
+            sha256=digest,
+            config=config,
+            tasks=tuple(meta["tasks"]),
+            network={name.removeprefix(NETWORK): tensor for name, tensor in tensors.items()},
+            bank=bank,
+            seen=frozenset(row.tobytes() for row in seen),
+            training=meta["training"],
+        )
+    except (KeyError, TypeError) as error:
+        raise FormatError(f"{path}: the header lacks {error}") from error

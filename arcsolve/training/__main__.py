@@ -1,0 +1,16 @@
+"""``python -m arcsolve.training``: the ``train`` command without click."""
+
+import sys
+
+from arcsolve.errors import ArcsolveError
+from arcsolve.training.command import main
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ArcsolveError as error:
+        print(f"arcsolve: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("arcsolve: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,97 @@
+"""The content guard: grids are compared, up to the 8 symmetries and a permutation of the colours, not only ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+
+from arcsolve.arc.dataset import OFFICIAL, load_tasks
+from arcsolve.arc.grid import COLOURS, Grid
+from arcsolve.arc.task import Pair, Task
+
+Fingerprint = bytes
+
+
+def split(name: str) -> tuple[str, ...]:
+    """The task ids of a split shipped with the package: ``pretrain`` or ``meta_dev``."""
+    return tuple((files("arcsolve.training") / "splits" / f"{name}.txt").read_text().split())
+
+
+def fingerprint(input_grid: Grid, output_grid: Grid) -> Fingerprint:
+    """A 16-byte hash that all 8 symmetries and all recolourings of a pair share."""
+    smallest = min(_relabelled(_turn(input_grid, k), _turn(output_grid, k)) for k in range(8))
+    mark: bytes = hashlib.blake2b(smallest, digest_size=16).digest()
+    return mark
+
+
+def _turn(grid: Grid, dihedral: int) -> Grid:
+    if dihedral & 4:
+        grid = grid.T
+    return grid[:: -1 if dihedral & 1 else 1, :: -1 if dihedral & 2 else 1]
+
+
+def _relabelled(input_grid: Grid, output_grid: Grid) -> bytes:
+    """Sizes and cells, colours renamed in the order in which they first appear."""
+    cells = np.concatenate([input_grid.ravel(), output_grid.ravel()])
+    # Where each colour first appears (absent ones last): its rank there is its new name.
+    first = np.full(COLOURS, cells.size, dtype=np.int64)
+    first[cells[::-1]] = np.arange(cells.size - 1, -1, -1)
+    names = np.empty(COLOURS, dtype=np.uint8)
+    names[np.argsort(first, kind="stable")] = np.arange(COLOURS)
+    renamed: bytes = names[cells].tobytes()
+    return bytes(input_grid.shape + output_grid.shape) + renamed
+
+
+def fingerprints(pairs: Iterable[Pair]) -> set[Fingerprint]:
+    """Fingerprints of those pairs whose output is known."""
+    return {fingerprint(pair.input, pair.output) for pair in pairs if pair.output is not None}
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What training must not see.
+
+    Attributes:
+        held_out: fingerprints of every pair of the evaluation sets and of the meta-dev tasks. A task that shares even
+            one pair with them is refused whole, its generated pairs included.
+        tests: fingerprints of the test pairs of the training sets. Only the pair itself is refused.
+        ids: ids of the held-out tasks and of their twins by content, for sources such as RE-ARC whose pairs are new but
+            whose task is not.
+    """
+
+    held_out: frozenset[Fingerprint]
+    tests: frozenset[Fingerprint]
+    ids: frozenset[str]
+
+    @classmethod
+    def official(cls) -> Guard:
+        """The guard over ARC-1 and ARC-2: both evaluation sets, ``splits/meta_dev.txt``, and all training tests."""
+        meta_dev = set(split("meta_dev"))
+        held_out: set[Fingerprint] = set()
+        tests: set[Fingerprint] = set()
+        ids = set(meta_dev)
+        others: list[tuple[str, set[Fingerprint]]] = []
+        for name in OFFICIAL:
+            for task in load_tasks(name):
+                marks = fingerprints(task.train + task.test)
+                if name.endswith("/evaluation") or task.id in meta_dev:
+                    held_out |= marks
+                    ids.add(task.id)
+                else:
+                    tests |= fingerprints(task.test)
+                    others.append((task.id, marks))
+        # A twin of a held-out task under another id: its generated pairs share nothing with anyone but teach the rule.
+        ids.update(task_id for task_id, marks in others if not held_out.isdisjoint(marks))
+        return cls(frozenset(held_out), frozenset(tests), frozenset(ids))
+
+    def refuses_task(self, task: Task) -> bool:
+        """Whether the task is a held-out one or its twin, by id or by the content of any of its pairs."""
+        return task.id in self.ids or not self.held_out.isdisjoint(fingerprints(task.train + task.test))
+
+    def refuses_pair(self, mark: Fingerprint) -> bool:
+        """Whether a pair with this fingerprint must not be trained on."""
+        return mark in self.held_out or mark in self.tests

@@ -1,0 +1,215 @@
+"""Pairs resident on the device, and views of them drawn and applied there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from arcsolve.arc.grid import COLOURS
+from arcsolve.canvas import OUTSIDE
+from arcsolve.training.pack import Pack
+
+
+class ViewDraw(NamedTuple):
+    """One view for each sample of a batch: dihedral [B] (all or none transposing), colours [B, 10]."""
+
+    dihedral: Tensor
+    colours: Tensor
+
+
+class Batch(NamedTuple):
+    """Presentations of one canvas size.
+
+    Attributes:
+        cells: integers [B, H, W], the viewed input, 10 outside it.
+        target: integers [B, H, W], the viewed output, 10 outside it.
+        dihedral: integers [B].
+        colours: integers [B, 10].
+        task: integers [B], rows of the bank.
+    """
+
+    cells: Tensor
+    target: Tensor
+    dihedral: Tensor
+    colours: Tensor
+    task: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """Pairs whose canvas fits ``height`` x ``width``: their numbers and their weights, each [n], on the device."""
+
+    height: int
+    width: int
+    pairs: Tensor
+    weights: Tensor
+
+
+class PairStore:
+    """A pack as tensors on a device; batches are gathered from it without any Python work per presentation."""
+
+    def __init__(self, pack: Pack, device: torch.device) -> None:
+        self.device = device
+        self.cells = torch.from_numpy(pack.cells.astype(np.int16)).to(device)
+        sizes = torch.from_numpy(pack.sizes.astype(np.int64))
+        offsets = torch.from_numpy(pack.offsets)
+        self.sizes = sizes.to(device)
+        self.input_at = offsets.to(device)
+        self.output_at = (offsets + sizes[:, 0] * sizes[:, 1]).to(device)
+        self.task = torch.from_numpy(pack.task.astype(np.int64)).to(device)
+
+    def batch(self, pairs: Tensor, view: ViewDraw, height: int, width: int, shift: Tensor) -> Batch:
+        """Gather pairs in views.
+
+        Args:
+            pairs: integers [B].
+            height, width: the canvas after the view.
+            shift: numbers [B, 2] in 0..1: where in the free rows and columns the grids' corner lies.
+        """
+        sizes = self.sizes[pairs]
+        transposes = (view.dihedral >= 4)[:, None]
+        # After a transposition height and width change places, in the input and in the output.
+        sizes = torch.where(transposes, sizes[:, [1, 0, 3, 2]], sizes)
+        canvas = torch.maximum(sizes[:, :2], sizes[:, 2:])
+        free = torch.tensor([height, width], device=self.device) - canvas
+        corner = (shift * (free + 1)).long().clamp(max=free)
+        arguments = (view, corner, height, width)
+        return Batch(
+            cells=self._gather(self.input_at[pairs], sizes[:, :2], *arguments),
+            target=self._gather(self.output_at[pairs], sizes[:, 2:], *arguments),
+            dihedral=view.dihedral,
+            colours=view.colours,
+            task=self.task[pairs],
+        )
+
+    def _gather(self, at: Tensor, size: Tensor, view: ViewDraw, corner: Tensor, height: int, width: int) -> Tensor:
+        """Viewed grids on the canvas, [B, H, W]; the arithmetic mirrors ``View.apply``: transpose, then flip."""
+        h, w = size[:, 0, None, None], size[:, 1, None, None]
+        r = torch.arange(height, device=self.device)[None, :, None] - corner[:, 0, None, None]
+        c = torch.arange(width, device=self.device)[None, None, :] - corner[:, 1, None, None]
+        inside = (r >= 0) & (r < h) & (c >= 0) & (c < w)
+        dihedral = view.dihedral[:, None, None]
+        r = torch.where(dihedral & 1 > 0, h - 1 - r, r)
+        c = torch.where(dihedral & 2 > 0, w - 1 - c, c)
+        # A stored row is as long as the grid was wide before the view.
+        index = torch.where(dihedral >= 4, c * h + r, r * w + c)
+        cells = self.cells[(at[:, None, None] + index).where(inside, 0)].long()
+        recoloured = view.colours.gather(1, cells.flatten(1)).view_as(cells)
+        return torch.where(inside, recoloured, OUTSIDE)
+
+
+def draw_views(count: int, stage: str, transposed: bool, generator: torch.Generator, pool: Tensor) -> ViewDraw:
+    """Views for a batch, drawn on the generator's device.
+
+    Args:
+        stage: ``identity``, ``dihedral`` (8 symmetries), ``pool`` (and a fixed pool of colour maps), ``all`` (and any
+            of the 9! colour maps that keep 0).
+        transposed: whether this batch's symmetries transpose; one answer for the batch, so that its canvas is one.
+        pool: integers [K, 10], the colour maps of the ``pool`` stage.
+    """
+    device = generator.device
+    if stage == "identity":
+        dihedral = torch.zeros(count, dtype=torch.long, device=device)
+    else:
+        dihedral = torch.randint(4, (count,), generator=generator, device=device) + (4 if transposed else 0)
+    if stage in ("identity", "dihedral"):
+        colours = torch.arange(COLOURS, device=device).expand(count, COLOURS)
+    elif stage == "pool":
+        colours = pool[torch.randint(len(pool), (count,), generator=generator, device=device)]
+    else:
+        colours = random_colours(count, generator)
+    return ViewDraw(dihedral, colours)
+
+
+def random_colours(count: int, generator: torch.Generator) -> Tensor:
+    """Permutations of the ten colours that keep 0, integers [count, 10]."""
+    keys = torch.rand(count, COLOURS - 1, generator=generator, device=generator.device)
+    zero = torch.zeros(count, 1, dtype=torch.long, device=generator.device)
+    return torch.cat([zero, keys.argsort(dim=1) + 1], dim=1)
+
+
+class BatchSampler:
+    """Draws batches: a bucket of canvas sizes, pairs in it by weight, and a view of each.
+
+    Args:
+        store: the pairs.
+        pack: where they came from.
+        sides: the sides that canvases are rounded up to, ascending.
+        tokens: cells and prefix of one batch together, the most that it may hold.
+        most: presentations in one batch at the most.
+        prefix: tokens before the cells.
+        generated_share: share of presentations drawn from generated pairs.
+        margin: share of batches on a canvas one size larger, so that a margin says nothing about the output.
+    """
+
+    def __init__(
+        self,
+        store: PairStore,
+        pack: Pack,
+        sides: tuple[int, ...],
+        *,
+        tokens: int,
+        most: int,
+        prefix: int,
+        generated_share: float,
+        margin: float,
+    ) -> None:
+        self.store = store
+        self.sides = sides
+        self.margin = margin
+        self.prefix = prefix
+        self.tokens = tokens
+        self.most = most
+        canvas = np.maximum(pack.sizes[:, :2], pack.sizes[:, 2:]).astype(np.int64)
+        steps = np.searchsorted(np.array(sides), canvas)
+        weights = _pair_weights(pack.generated, canvas.prod(axis=1), generated_share)
+        self.buckets = []
+        for bh, bw in np.unique(steps, axis=0):
+            members = np.flatnonzero((steps == (bh, bw)).all(axis=1))
+            self.buckets.append(
+                Bucket(
+                    sides[bh],
+                    sides[bw],
+                    torch.from_numpy(members).to(store.device),
+                    torch.from_numpy(weights[members]).float().to(store.device),
+                )
+            )
+        # Small canvases come in larger batches, so they must come less often for every pair to get its share.
+        shares = [float(b.weights.sum()) / self.size(b.height, b.width) for b in self.buckets]
+        self.shares = torch.tensor(shares, dtype=torch.float64)
+
+    def size(self, height: int, width: int) -> int:
+        """Presentations in a batch of this canvas."""
+        return max(1, min(self.most, self.tokens // (height * width + self.prefix)))
+
+    def draw(self, stage: str, generator: torch.Generator, host: torch.Generator, pool: Tensor) -> Batch:
+        """One batch; ``generator`` lives on the device, ``host`` on the CPU (it draws what decides a shape)."""
+        bucket = self.buckets[int(torch.multinomial(self.shares, 1, generator=host))]
+        grow, transposed = (torch.rand(2, generator=host) < torch.tensor([self.margin, 0.5])).tolist()
+        height, width = bucket.height, bucket.width
+        count = self.size(height, width)
+        if grow:
+            height, width = self._larger(height), self._larger(width)
+        if transposed := transposed and stage != "identity":
+            height, width = width, height
+        chosen = torch.multinomial(bucket.weights, count, replacement=True, generator=generator)
+        view = draw_views(count, stage, transposed, generator, pool)
+        shift = torch.rand(count, 2, generator=generator, device=self.store.device)
+        return self.store.batch(bucket.pairs[chosen], view, height, width, shift)
+
+    def _larger(self, side: int) -> int:
+        return self.sides[min(self.sides.index(side) + 1, len(self.sides) - 1)]
+
+
+def _pair_weights(generated: NDArray[np.bool_], cells: NDArray[np.int64], share: float) -> NDArray[np.float64]:
+    """Weights [N]: official pairs alike; generated ones by 1 / cells, since smaller ones teach as much for less."""
+    weights = np.where(generated, 1.0 / cells, 1.0)
+    for mask, part in ((generated, share), (~generated, 1 - share)):
+        if mask.any() and not mask.all():
+            weights[mask] *= part / weights[mask].sum()
+    return weights

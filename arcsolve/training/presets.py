@@ -1,0 +1,128 @@
+"""Everything a training run can be told, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from arcsolve.network.config import NetworkConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Points on a ramp are shares of the run's budget, 0..1, ascending from 0.
+
+    Attributes:
+        network: sizes; ``inner_steps`` and ``steps`` are the ends of the depth ramp.
+        sides: sides that canvases are rounded up to.
+        max_side: pairs with a longer canvas are left out.
+        tokens: tokens in a batch at the most, before a margin enlarges its canvas.
+        most: most presentations in a batch.
+        generated_share: share of presentations drawn from generated pairs.
+        margin: share of batches on a canvas one size larger.
+        views: ramp of views: (from, stage).
+        depth: ramp of depth: (from, inner steps ``n``, supervision steps ``N``).
+        muon_rate: learning rate of the matrices, for ``torch.optim.Muon`` with ``match_rms_adamw``.
+        adam_rate: learning rate of embeddings, gains, convolution and heads.
+        latent_rate: learning rate of the task latents; rate x expected visits should be about 2 to 3.
+        weight_decay: of the matrices; embeddings have a tenth of it.
+        clip: norm that gradients are clipped to.
+        warmup: share of the budget over which rates rise.
+        decay: share of the budget, at its end, over which rates fall to 0.
+        ema: decay of the averaged weights, per update.
+        bf16: autocast to bfloat16.
+        compile: compile the blocks.
+        seed: of initial weights and every draw.
+    """
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    sides: tuple[int, ...] = (8, 12, 16, 20, 25, 30)
+    max_side: int = 30
+    tokens: int = 16_384
+    most: int = 64
+    generated_share: float = 0.3
+    margin: float = 0.15
+    views: tuple[tuple[float, str], ...] = ((0.0, "identity"), (0.02, "dihedral"), (0.08, "pool"), (0.2, "all"))
+    depth: tuple[tuple[float, int, int], ...] = ((0.0, 1, 1), (0.33, 2, 2), (0.55, 2, 4), (0.75, 4, 6))
+    muon_rate: float = 1e-3
+    adam_rate: float = 1e-3
+    latent_rate: float = 1e-2
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    warmup: float = 0.02
+    decay: float = 0.25
+    ema: float = 0.999
+    bf16: bool = False
+    compile: bool = False
+    seed: int = 0
+
+    def stage(self, progress: float) -> str:
+        """The view stage at this share of the budget."""
+        return [name for start, name in self.views if start <= progress][-1]
+
+    def depth_at(self, progress: float) -> tuple[int, int]:
+        """Inner steps ``n`` and supervision steps ``N`` at this share of the budget."""
+        return [(inner, steps) for start, inner, steps in self.depth if start <= progress][-1]
+
+    def rate(self, progress: float) -> float:
+        """Factor on the learning rates: linear warm-up, constant, linear to 0."""
+        up = min(1.0, progress / self.warmup) if self.warmup else 1.0
+        down = min(1.0, (1 - progress) / self.decay) if self.decay else 1.0
+        return max(0.0, min(up, down))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a checkpoint or a log."""
+        return asdict(self)
+
+
+_CPU = TrainConfig(
+    network=NetworkConfig(width=128, heads=4, hidden=384, inner_steps=1, steps=2, halting=True),
+    sides=(5, 8, 10, 13, 16, 20, 25, 30),
+    max_side=10,
+    tokens=2_000,
+    most=16,
+    muon_rate=1e-3,
+    adam_rate=1e-3,
+    latent_rate=5e-3,
+    # Depth is bought late: on few presentations a shallow net learns more, and twice as many of them fit the time.
+    depth=((0.0, 1, 1), (0.7, 1, 2)),
+)
+
+PRESETS = {
+    "tiny": TrainConfig(
+        network=NetworkConfig(width=32, heads=4, hidden=64, latents=2, inner_steps=1, steps=2, halting=True),
+        sides=(5, 10, 20, 30),
+        max_side=5,
+        tokens=600,
+        most=8,
+        muon_rate=1e-2,
+        adam_rate=1e-2,
+        depth=((0.0, 1, 1), (0.5, 1, 2)),
+        ema=0.9,
+    ),
+    "cpu": _CPU,
+    "gpu": TrainConfig(
+        network=NetworkConfig(inner_steps=4, steps=6, halting=True, random_start=True), bf16=True, compile=True
+    ),
+}
+
+DEFAULT_UPDATES = {"tiny": 60, "cpu": 40_000, "gpu": 100_000}
+
+
+def gate_config(seed: int, views: str, **switches: Any) -> TrainConfig:
+    """The learning gate's run: the ``cpu`` net, shallow, one stage of views, everything optional off."""
+    network = replace(_CPU.network, **{"inner_steps": 1, "steps": 1, "halting": False, **switches})
+    return replace(
+        _CPU,
+        network=network,
+        max_side=10,
+        sides=(5, 8, 10),
+        generated_share=0.0,
+        margin=0.0,
+        views=((0.0, views),),
+        depth=((0.0, 1, 1),),
+        latent_rate=3e-2,
+        seed=seed,
+    )

@@ -1,0 +1,89 @@
+"""The network: shapes, what may and may not influence what, and the configuration's checks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from arcsolve.errors import FormatError
+from arcsolve.network.config import NetworkConfig
+from arcsolve.network.recursion import RecursiveNetwork
+
+TINY = NetworkConfig(width=32, heads=4, hidden=64, latents=2)
+
+
+def run(network: RecursiveNetwork, cells: torch.Tensor, *, steps: int = 1, seed: int = 0) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    count, height, width = cells.shape
+    latents = torch.randn(1, TINY.latents, TINY.width, generator=rng).expand(count, -1, -1)
+    x = network.embed(cells, torch.zeros(count, dtype=torch.long), torch.arange(10).expand(count, 10), latents)
+    state = network.start(count, x.shape[1])
+    for _ in range(steps):
+        out = network.step(x, state, height, width)
+        state = out.state
+    return out.logits
+
+
+def test_the_blocks_of_the_full_size_have_the_parameters_that_the_design_says() -> None:
+    with torch.device("meta"):
+        network = RecursiveNetwork(NetworkConfig())
+    assert 6.7e6 < sum(p.numel() for p in network.blocks.parameters()) < 6.95e6
+
+
+def test_samples_of_a_batch_do_not_influence_each_other() -> None:
+    torch.manual_seed(0)
+    network = RecursiveNetwork(TINY).eval()
+    cells = torch.randint(0, 11, (3, 4, 5))
+    together = run(network, cells, steps=2)
+    alone = torch.cat([run(network, cells[i : i + 1], steps=2) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_positions_tell_rows_from_columns() -> None:
+    """Without rotary positions (or with rows and columns mixed up) a transposed grid would give transposed logits."""
+    torch.manual_seed(0)
+    network = RecursiveNetwork(TINY).eval()
+    for block in network.blocks:
+        kernel = block.mlp.neighbours.weight
+        kernel.data = (kernel.data + kernel.data.transpose(2, 3)) / 2  # the convolution alone would not tell them apart
+    cells = torch.randint(0, 10, (1, 4, 4))
+    flipped = run(network, cells.transpose(1, 2)).transpose(1, 2)
+    assert (run(network, cells) - flipped).abs().max() > 0.05
+
+
+def test_no_gradient_flows_from_the_halting_head_into_the_trunk() -> None:
+    network = RecursiveNetwork(TINY)
+    torch.nn.init.ones_(network.halt.weight)
+    x = network.embed(
+        torch.zeros(1, 3, 3, dtype=torch.long),
+        torch.zeros(1, dtype=torch.long),
+        torch.arange(10)[None],
+        torch.randn(1, TINY.latents, TINY.width),
+    )
+    out = network.step(x, network.start(1, x.shape[1]), 3, 3)
+    out.halting.sum().backward()
+    assert network.halt.weight.grad is not None
+    assert all(p.grad is None for p in network.blocks.parameters())
+
+
+def test_flop_follow_the_number_of_function_calls() -> None:
+    config = NetworkConfig()
+    assert config.step_flop(203, inner_steps=4) == pytest.approx(2.5 * config.step_flop(203, inner_steps=1))
+    # Six FLOP a parameter and token for a training step of two calls, and some for attention and convolution.
+    assert 1.0 < 3 * config.step_flop(184) / (6 * 2 * 6.8e6 * (184 + config.prefix)) < 1.25
+
+
+def test_a_configuration_from_a_newer_version_is_refused_by_name() -> None:
+    with pytest.raises(FormatError, match=r"w\.safetensors: unknown network setting 'mixture'"):
+        NetworkConfig.from_json({**TINY.to_json(), "mixture": 4}, "w.safetensors")
+
+
+def test_random_starts_and_noise_reach_the_answer() -> None:
+    torch.manual_seed(0)
+    network = RecursiveNetwork(TINY).eval()
+    x = torch.randn(1, TINY.prefix + 9, TINY.width)
+    noise = torch.randn_like(x)
+    plain = network.step(x, network.start(1, x.shape[1]), 3, 3).logits
+    assert not np.allclose(plain.detach(), network.step(x, network.start(1, x.shape[1]), 3, 3, noise).logits.detach())
+    assert not np.allclose(plain.detach(), network.step(x, network.start(1, x.shape[1], noise), 3, 3).logits.detach())

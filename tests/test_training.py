@@ -1,0 +1,224 @@
+"""Training: views on the device, the schedule, exact resume after a kill, clean stops, damaged checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import little_pack
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from arcsolve.canvas import place
+from arcsolve.errors import ArcsolveError
+from arcsolve.network.weights import load_weights
+from arcsolve.training.command import SWITCHES, main
+from arcsolve.training.gate import gate_pack, run_gate
+from arcsolve.training.loop import Budget, Counters, Trainer
+from arcsolve.training.objective import objective
+from arcsolve.training.pairs import BatchSampler, PairStore, ViewDraw, draw_views, random_colours
+from arcsolve.training.presets import PRESETS, gate_config
+from arcsolve.views import View
+
+CPU = torch.device("cpu")
+TINY = PRESETS["tiny"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pair=st.integers(0, 11),
+    dihedral=st.integers(0, 7),
+    colours=st.permutations(range(10)),
+    room=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    shift=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+)
+def test_views_drawn_on_the_device_are_the_views_of_the_solver(
+    pair: int, dihedral: int, colours: list[int], room: tuple[int, int], shift: tuple[float, float]
+) -> None:
+    """Two implementations of one convention: if they part, the network is trained on views that nobody undoes."""
+    pack = little_pack()
+    view = View(dihedral, tuple(colours))
+    given_grid, wanted = (view.apply(grid) for grid in pack.pair(pair))
+    height, width = given_grid.shape[0] + room[0], given_grid.shape[1] + room[1]
+    corner = (int(shift[0] * (room[0] + 1)), int(shift[1] * (room[1] + 1)))
+    batch = PairStore(pack, CPU).batch(
+        torch.tensor([pair]),
+        ViewDraw(torch.tensor([dihedral]), torch.tensor([colours])),
+        height,
+        width,
+        torch.tensor([shift], dtype=torch.float64),
+    )
+    np.testing.assert_array_equal(batch.cells[0], place(given_grid, height, width, corner))
+    np.testing.assert_array_equal(batch.target[0], place(wanted, height, width, corner))
+
+
+def test_batches_hold_every_pair_in_its_share_and_keep_black_black() -> None:
+    pack = little_pack()
+    sampler = BatchSampler(
+        PairStore(pack, CPU), pack, (5, 10), tokens=600, most=8, prefix=13, generated_share=0.5, margin=0.2
+    )
+    host, generator = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    pool = random_colours(16, generator)
+    seen = torch.zeros(len(pack.ids))
+    for _ in range(200):
+        batch = sampler.draw("all", generator, host, pool)
+        seen += torch.bincount(batch.task, minlength=len(seen))
+        assert (batch.colours[:, 0] == 0).all()
+        assert batch.cells.shape == batch.target.shape
+    assert (seen / seen.sum() - 1 / len(seen)).abs().max() < 0.05
+    (bucket,) = sampler.buckets
+    generated = torch.from_numpy(pack.generated)[bucket.pairs]
+    assert float(bucket.weights[generated].sum() / bucket.weights.sum()) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("stage", "distinct"), [("identity", 1), ("dihedral", 1), ("pool", 3)])
+def test_a_stage_of_views_draws_no_more_than_it_says(stage: str, distinct: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    view = draw_views(64, stage, False, generator, random_colours(3, generator))
+    assert len(view.colours.unique(dim=0)) == distinct
+    assert view.dihedral.unique().numel() == (1 if stage == "identity" else 4)
+
+
+def test_ramps_and_rates_follow_the_budget() -> None:
+    config = PRESETS["gpu"]
+    assert [config.stage(p) for p in (0, 0.05, 0.1, 0.5)] == ["identity", "dihedral", "pool", "all"]
+    assert config.depth_at(0.99) == (config.network.inner_steps, config.network.steps)
+    assert config.rate(config.warmup / 2) == pytest.approx(0.5)
+    assert config.rate(0.5) == 1
+    assert config.rate(1.0) == 0
+    counters = Counters(updates=10, presentations=40, seconds=9.0)
+    assert Budget(updates=100, presentations=80).spent(counters) == 0.5
+    assert Budget(seconds=10.0).spent(counters) == 0.9
+
+
+def test_the_loss_of_a_network_that_is_certain_and_right_is_zero() -> None:
+    """Guards the target's place: a shift between logits and target would leave a loss."""
+    pack = little_pack()
+    store = PairStore(pack, CPU)
+    batch = store.batch(
+        torch.arange(4), draw_views(4, "identity", False, torch.Generator(), torch.empty(0)), 4, 3, torch.zeros(4, 2)
+    )
+    trainer = Trainer(TINY, pack, CPU)
+    original = trainer.network.step
+
+    def certain(*arguments: object, **options: object) -> object:
+        out = original(*arguments, **options)  # type: ignore[arg-type]
+        return out._replace(logits=torch.nn.functional.one_hot(batch.target, 11) * 50.0)
+
+    trainer.network.step = certain  # type: ignore[assignment, method-assign]
+    losses = objective(trainer.network, trainer.bank(batch.task), batch, steps=2)
+    assert losses.nats.max() < 1e-6
+    assert losses.exact.all()
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_seed_others() -> None:
+    def losses(seed: int) -> list[float]:
+        trainer = Trainer(replace(TINY, seed=seed), little_pack(), CPU)
+        return [float(trainer.update(0.3)[0].mean()) for _ in range(4)]
+
+    assert losses(0) == losses(0)
+    assert losses(0) != losses(1)
+
+
+def test_a_run_that_is_killed_ends_where_an_undisturbed_one_does(pack_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "arcsolve.training", "--pack", str(pack_file), "--preset", "tiny"]
+    command += ["--updates", "150", "--every", "0.2"]
+    whole = tmp_path / "whole"
+    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
+    killed = tmp_path / "killed"
+    with subprocess.Popen([*command, "--out", str(killed)], stderr=subprocess.PIPE) as process:
+        until = time.monotonic() + 60
+        while not (killed / "state.pt").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        process.kill()
+    at_kill = torch.load(killed / "state.pt", weights_only=True)["counters"]["updates"]
+    assert 0 < at_kill < 150
+    second = subprocess.run([*command, "--out", str(killed)], check=True, capture_output=True, text=True)
+    assert f"going on from update {at_kill}" in second.stderr
+    one, two = (load_file(folder / "weights.safetensors") for folder in (whole, killed))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        np.testing.assert_array_equal(tensor, two[name], err_msg=name)
+    rows = [json.loads(line)["update"] for line in (killed / "log.jsonl").read_text().splitlines()]
+    assert rows == [100], "a resumed log must hold every line once"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_with_a_checkpoint(number: int, pack_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "arcsolve.training", "--pack", str(pack_file), "--preset", "tiny"]
+    command += ["--updates", "1000000", "--every", "0.1", "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 60
+        while not (tmp_path / "run" / "state.pt").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
+    load_weights(tmp_path / "run" / "weights.safetensors")
+
+
+def test_weights_of_a_run_stopped_on_its_ramp_claim_the_depth_that_it_reached(tmp_path: Path) -> None:
+    """More supervision steps than trained break a network, so the weights must not promise them."""
+    trainer = Trainer(TINY, little_pack(), CPU)
+    for progress, steps in ((0.1, 1), (0.9, 2)):
+        trainer.update(progress)
+        trainer.save(tmp_path)
+        assert load_weights(tmp_path / "weights.safetensors").config.steps == steps
+
+
+def test_a_log_that_a_kill_cut_short_does_not_stop_a_resume(pack_file: Path, tmp_path: Path) -> None:
+    arguments = ["--pack", str(pack_file), "--preset", "tiny", "--out", str(tmp_path), "--updates"]
+    assert main([*arguments, "100"]) == 0
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text() + '{"update": 200}\n{"update": 2')
+    assert main([*arguments, "101"]) == 0
+    assert [json.loads(line)["update"] for line in log.read_text().splitlines()] == [100]
+
+
+def test_a_damaged_checkpoint_and_other_settings_are_named(pack_file: Path, tmp_path: Path) -> None:
+    arguments = ["--pack", str(pack_file), "--preset", "tiny", "--out", str(tmp_path), "--updates", "3"]
+    assert main(arguments) == 0
+    with pytest.raises(ArcsolveError, match=r"state\.pt: made with other settings"):
+        main([*arguments, "--seed", "5"])
+    state = (tmp_path / "state.pt").read_bytes()
+    (tmp_path / "state.pt").write_bytes(state[: len(state) // 2])
+    with pytest.raises(ArcsolveError, match=r"state\.pt: not a checkpoint, or cut short"):
+        main(arguments)
+
+
+def test_a_run_can_start_from_weights_and_keeps_the_rows_it_knows(weights_file: Path) -> None:
+    pack = little_pack()
+    pack = replace(pack, ids=("new", *pack.ids[1:]))
+    initial = load_weights(weights_file)
+    trainer = Trainer(TINY, pack, CPU, initial)
+    np.testing.assert_array_equal(trainer.bank.rows[1].detach(), initial.bank[1])
+    np.testing.assert_allclose(trainer.bank.rows[0].detach(), initial.bank.mean(0), atol=1e-6)
+    with pytest.raises(ArcsolveError, match="other sizes"):
+        Trainer(replace(TINY, network=replace(TINY.network, width=64)), pack, CPU, initial)
+
+
+def test_the_gate_passes_what_learns_and_fails_what_cannot() -> None:
+    """Guards against a gate that always passes: with rates of nothing it must not."""
+    pack = little_pack(tasks=32, side=3)
+    assert len(gate_pack(pack)) == 64  # generated pairs are left out
+    config = replace(gate_config(0, "identity"), network=TINY.network, muon_rate=1e-2, adam_rate=1e-2)
+    asleep = replace(config, muon_rate=0.0, adam_rate=0.0, latent_rate=0.0)
+    assert not run_gate(pack, views="identity", config=asleep, updates=200)["passed"]
+    learned = run_gate(pack, views="identity", config=config, updates=200)
+    assert learned["exact"] > 0.2
+    for name, switch in SWITCHES.items():
+        assert gate_config(0, "all", **switch).network != gate_config(0, "all").network, name
+    with pytest.raises(ArcsolveError, match="the gate needs 32 tasks"):
+        run_gate(little_pack(tasks=3), views="identity")
