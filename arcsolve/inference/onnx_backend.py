@@ -1,0 +1,97 @@
+"""The product's backend: ONNX Runtime on a graph whose data is the weights file itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from arcsolve.errors import ArcsolveError, FormatError
+from arcsolve.inference.backend import Array, Inputs, Step
+from arcsolve.network.weights import NETWORK, Weights
+
+CUDA = "CUDAExecutionProvider"
+WEIGHTS_SHA256 = "weights_sha256"
+
+
+class OnnxBackend:
+    """Runs the exported supervision step in ONNX Runtime.
+
+    Args:
+        weights: a weights file with its graph (same name, ``.onnx``) beside it.
+        device: ``auto``, ``cpu`` or ``cuda[:n]``. ``auto`` takes CUDA where it works; where there is a GPU and it does
+            not, ``notice`` says so in a line.
+        tensors: values in place of the file's, by parameter name, for a network adapted to one task.
+
+    Raises:
+        ArcsolveError: the graph is not there, or a device asked for by name is not usable.
+        FormatError: the graph does not fit the weights.
+    """
+
+    def __init__(self, weights: Weights, device: str = "auto", tensors: dict[str, NDArray[Any]] | None = None) -> None:
+        self.weights = weights
+        self.config = weights.config
+        self.start = (weights.network["h0"], weights.network["l0"])
+        graph = weights.path.with_suffix(".onnx")
+        if not graph.exists():
+            raise ArcsolveError(f"{graph}: no such graph; make it with `arcsolve export {weights.path}`")
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # a provider that cannot start is reported below, in one line
+        # External initializers are replaced before constant folding. `add_initializer` would be folded away silently.
+        self.values = {
+            NETWORK + name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+            for name, value in (tensors or {}).items()
+        }
+        if self.values:
+            options.add_external_initializers(list(self.values), list(self.values.values()))
+        self.session = _session(graph, options, device)
+        # The graph points into the file by offset: into another file, or a later checkpoint, it would read nonsense.
+        if self.session.get_modelmeta().custom_metadata_map.get(WEIGHTS_SHA256) != weights.sha256:
+            raise FormatError(f"{graph}: belongs to other weights; make it anew with `arcsolve export {weights.path}`")
+        on_cuda = CUDA in self.session.get_providers()
+        self.notice = None
+        if device == "auto":
+            device = "cuda" if on_cuda else "cpu"
+            if cuda_present() and not on_cuda:
+                self.notice = "there is a GPU, but ONNX Runtime's CUDA provider does not start; running on the CPU"
+        self.device = device
+        self.name = f"onnx:{device}"
+
+    def step(self, inputs: Inputs, h: Array, l: Array, noise: Array) -> Step:
+        """See :class:`~arcsolve.inference.backend.Backend`."""
+        feeds = {**inputs._asdict(), "h": h, "l": l, "noise": noise}
+        return Step(*self.session.run(["h_next", "l_next", "logits", "halting"], feeds))
+
+    def adapted(self, tensors: dict[str, NDArray[Any]]) -> OnnxBackend:
+        """See :class:`~arcsolve.inference.backend.Backend`."""
+        for name, value in tensors.items():
+            if name not in self.weights.network or self.weights.network[name].shape != value.shape:
+                raise ValueError(f"{name} {value.shape} is no tensor of this network")
+        return OnnxBackend(self.weights, self.device, tensors)
+
+
+def _session(graph: Path, options: ort.SessionOptions, device: str) -> ort.InferenceSession:
+    """A session on the device; what providers a session has, not what was asked for, is the truth."""
+    name, _, number = device.partition(":")
+    if name not in ("auto", "cpu", "cuda") or (number and not (name == "cuda" and number.isdigit())):
+        raise ArcsolveError(f"--device {device}: expected auto, cpu or cuda[:n]")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if name != "cpu" and cuda_present():
+        providers.insert(0, (CUDA, {"device_id": number or "0"}))
+    elif name == "cuda":
+        raise ArcsolveError(f"--device {device}: ONNX Runtime {ort.__version__} finds no GPU with a CUDA provider here")
+    try:
+        session = ort.InferenceSession(graph, options, providers=providers)
+    except Exception as error:  # ONNX Runtime raises its own kinds, none with a common base
+        raise FormatError(f"{graph}: ONNX Runtime cannot load it ({str(error).splitlines()[0][:200]})") from error
+    if name == "cuda" and CUDA not in session.get_providers():
+        raise ArcsolveError(f"--device {device}: there is a GPU, but ONNX Runtime's CUDA provider does not start")
+    return session
+
+
+def cuda_present() -> bool:
+    """Whether it makes sense to ask for CUDA: asking without a GPU makes the library print to stdout."""
+    return CUDA in ort.get_available_providers() and any(Path("/dev").glob("nvidia[0-9]*"))

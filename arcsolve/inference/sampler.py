@@ -1,0 +1,201 @@
+"""The sampler: V views x K trajectories x N supervision steps of one test input, in batches of one canvas size each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcsolve.arc.grid import COLOURS, Grid, grid_key
+from arcsolve.canvas import decode, place
+from arcsolve.inference.backend import Array, Backend, Inputs
+from arcsolve.inference.solution import Candidate, LatentStep
+from arcsolve.inference.voting import vote
+from arcsolve.network.config import NetworkConfig
+from arcsolve.views import View
+
+TOKENS_PER_BATCH = 16_384
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What the trajectories of one test input reached.
+
+    Attributes:
+        grids: the final grid of each trajectory, in the task's own colours and orientation.
+        confidences: float64 [trajectories], each final grid's halting confidence, 0..1.
+        runners_up: for each trajectory its final grid with the least certain cell in its second colour: a second
+            answer for when all trajectories agree.
+        steps: the leading candidate's way there, one entry for each supervision step that ran.
+        trajectories: how many were asked for; ``grids`` holds fewer where a time limit cut in.
+    """
+
+    grids: tuple[Grid, ...]
+    confidences: NDArray[np.float64]
+    runners_up: tuple[Grid, ...]
+    steps: tuple[LatentStep, ...]
+    trajectories: int
+
+
+@dataclass(frozen=True)
+class _Trajectory:
+    """One trajectory to run: a view, and the number that seeds its randomness."""
+
+    view: View
+    number: int
+
+
+@dataclass(eq=False)
+class _Trace:
+    """Decoded grids and confidences of one trajectory by step, and the last step's runner-up."""
+
+    grids: list[Grid]
+    confidences: list[float]
+    runner_up: Grid
+
+    @property
+    def settled(self) -> bool:
+        """Whether the last two steps gave the same answer."""
+        return len(self.grids) > 1 and grid_key(self.grids[-1]) == grid_key(self.grids[-2])
+
+
+def sample(
+    backend: Backend,
+    latents: Array,
+    test_input: Grid,
+    canvas: tuple[int, int],
+    views: Sequence[View],
+    *,
+    samples: int,
+    steps: int,
+    noise: float,
+    seed: int,
+    out_of_time: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int, Sequence[LatentStep], Sequence[Candidate]], None] = lambda *a: None,
+) -> Samples:
+    """Run every view ``samples`` times and undo the views.
+
+    A trajectory that gives the same answer at two steps running is done, and a batch stops early when all of its are.
+    All randomness comes from (``seed``, number of the trajectory, step), so nothing depends on how they are batched.
+
+    Args:
+        latents: float32 [P, C], the task's latents.
+        canvas: height and width before the view.
+        samples: trajectories in each view, ``K``.
+        steps: supervision steps, ``N``.
+        noise: standard deviation of the noise in ``h``; 0 for none.
+        out_of_time: asked before each batch but the first; what is left is then skipped.
+        progress: called after each batch with (trajectories done, of, the leading steps, candidates so far).
+    """
+    samples = effective_samples(backend.config, samples, noise)
+    plan = [_Trajectory(view, v * samples + k) for k in range(samples) for v, view in enumerate(views)]
+    traces: list[_Trace] = []
+    for batch in _batches(plan, canvas, backend.config.prefix):
+        if traces and out_of_time():
+            break
+        traces += _run(backend, latents, test_input, canvas, batch, steps, noise, seed)
+        finals = [(trace.grids[-1], trace.confidences[-1]) for trace in traces]
+        progress(len(traces), len(plan), _leading(traces), vote(finals))
+    return Samples(
+        grids=tuple(trace.grids[-1] for trace in traces),
+        confidences=np.array([trace.confidences[-1] for trace in traces]),
+        runners_up=tuple(trace.runner_up for trace in traces),
+        steps=_leading(traces),
+        trajectories=len(plan),
+    )
+
+
+def effective_samples(config: NetworkConfig, samples: int, noise: float) -> int:
+    """Trajectories worth running in a view: without chance in the network they are all the same, and one is enough."""
+    return samples if noise or config.random_start else 1
+
+
+def _batches(plan: list[_Trajectory], canvas: tuple[int, int], prefix: int) -> list[list[_Trajectory]]:
+    """Trajectories in batches of one canvas size: views that transpose, and views that do not."""
+    most = max(1, TOKENS_PER_BATCH // (canvas[0] * canvas[1] + prefix))
+    kinds: dict[tuple[int, int], list[_Trajectory]] = {}
+    for trajectory in plan:
+        kinds.setdefault(trajectory.view.size(*canvas), []).append(trajectory)
+    return [kind[i : i + most] for kind in kinds.values() for i in range(0, len(kind), most)]
+
+
+def _run(
+    backend: Backend,
+    latents: Array,
+    test_input: Grid,
+    canvas: tuple[int, int],
+    batch: list[_Trajectory],
+    steps: int,
+    noise: float,
+    seed: int,
+) -> list[_Trace]:
+    views = [trajectory.view for trajectory in batch]
+    height, width = views[0].size(*canvas)
+    inputs = Inputs(
+        cells=np.stack([place(view.apply(test_input), height, width, view.shift) for view in views]).astype(np.int64),
+        dihedral=np.array([view.dihedral for view in views]),
+        colours=np.array([view.colours for view in views]),
+        latents=np.repeat(latents[None], len(batch), axis=0),
+    )
+    shape = (height * width + backend.config.prefix, backend.config.width)
+    chance = [np.random.default_rng((seed, trajectory.number)) for trajectory in batch]
+
+    def normal() -> Array:
+        return np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in chance])
+
+    still = np.zeros((len(batch), *shape), dtype=np.float32)
+    h, l = (np.broadcast_to(vector, still.shape).astype(np.float32) for vector in backend.start)
+    if backend.config.random_start:
+        h = normal()
+    shifts = np.array([view.shift for view in views])
+    traces = [_Trace([], [], test_input) for _ in batch]
+    for _ in range(steps):
+        h, l, logits, halting = backend.step(inputs, h, l, noise * normal() if noise else still)
+        seen = decode(logits, shifts)
+        confidences = _confidence(backend, logits, halting)
+        for i, trace in enumerate(traces):
+            if not trace.settled:
+                trace.grids.append(views[i].invert(seen[i]))
+                trace.confidences.append(float(confidences[i]))
+                trace.runner_up = views[i].invert(_runner_up(logits[i], seen[i], views[i].shift))
+        if all(trace.settled for trace in traces):
+            break
+    return traces
+
+
+def _confidence(backend: Backend, logits: Array, halting: Array) -> NDArray[np.float64]:
+    """The halting head's probability that a grid is right; without a trained head, that of all decoded cells."""
+    if backend.config.halting:
+        probability: NDArray[np.float64] = 1 / (1 + np.exp(-halting.astype(np.float64)))
+        return probability
+    shifted = logits - logits.max(-1, keepdims=True)
+    best = -np.log(np.exp(shifted).sum(-1, dtype=np.float64))
+    return np.asarray(np.exp(best.sum((1, 2))))
+
+
+def _runner_up(logits: Array, grid: Grid, shift: tuple[int, int]) -> Grid:
+    """The decoded grid with the cell whose two likeliest colours are closest in its second one."""
+    inside = logits[shift[0] : shift[0] + grid.shape[0], shift[1] : shift[1] + grid.shape[1], :COLOURS]
+    order = inside.argsort(axis=-1)
+    top = np.take_along_axis(inside, order, axis=-1)
+    weakest = np.unravel_index((top[..., -1] - top[..., -2]).argmin(), grid.shape)
+    changed = grid.copy()
+    # Of two equal colours, `argsort` and the decoder's `argmax` may each put the other one first.
+    first, second = order[weakest][-1], order[weakest][-2]
+    changed[weakest] = second if first == grid[weakest] else first
+    changed.setflags(write=False)
+    return changed
+
+
+def _leading(traces: list[_Trace]) -> tuple[LatentStep, ...]:
+    """The way of the most confident trajectory that ends at the leading candidate."""
+    winner = grid_key(vote([(trace.grids[-1], trace.confidences[-1]) for trace in traces])[0].grid)
+    leader = max((t for t in traces if grid_key(t.grids[-1]) == winner), key=lambda trace: trace.confidences[-1])
+    steps = []
+    for i, (grid, confidence) in enumerate(zip(leader.grids, leader.confidences, strict=True)):
+        # A trajectory that settled earlier has held its last grid since.
+        agreeing = sum(grid_key(trace.grids[min(i, len(trace.grids) - 1)]) == grid_key(grid) for trace in traces)
+        steps.append(LatentStep(i + 1, grid, confidence, agreeing / len(traces)))
+    return tuple(steps)

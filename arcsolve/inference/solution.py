@@ -1,0 +1,152 @@
+"""What the solver returns: frozen records and their JSON form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from arcsolve.arc.grid import Grid, as_grid
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One distinct output grid with the trajectories that reached it.
+
+    Attributes:
+        grid: the output grid, in the task's own colours and orientation.
+        votes: number of trajectories that ended here.
+        confidence: mean halting confidence of those trajectories, 0..1.
+    """
+
+    grid: Grid
+    votes: int
+    confidence: float
+
+
+@dataclass(frozen=True, eq=False)
+class LatentStep:
+    """The latent state of the leading trajectory, decoded after one supervision step.
+
+    Attributes:
+        step: 1-based number of the supervision step.
+        grid: the grid decoded at this step, in the task's own colours and orientation.
+        confidence: the halting head's probability that this grid is right, 0..1.
+        agreement: share of all trajectories whose decoded grid at this step equals ``grid``, 0..1.
+    """
+
+    step: int
+    grid: Grid
+    confidence: float
+    agreement: float
+
+
+@dataclass(frozen=True, eq=False)
+class TestSolution:
+    """The answers to one test input; ``candidates`` are ranked by (votes, confidence), best first."""
+
+    __test__ = False  # the name starts with Test, and pytest collects by name
+
+    attempt_1: Grid
+    attempt_2: Grid
+    candidates: tuple[Candidate, ...]
+    steps: tuple[LatentStep, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A solved task.
+
+    Attributes:
+        task: the task's id.
+        protocol: ``per-task``, ``joint`` or ``transductive``: what training and adaptation have seen.
+        weights_sha256: hash of the weights file.
+        seed: seed of every random draw.
+        truncated: whether a time limit cut a step budget short.
+        seen_in_training: whether the task, by content, was in the weights' training data.
+        reproduced: how many of those had their output reproduced from the others alone.
+        demonstrations: how many of them were left out in turn; 0 where that was not done, or time ran out before it.
+        test: one entry for each test input, in order.
+        seconds: wall time in seconds by stage (``adapt``, ``sample``, ``leave_one_out``, ``total``).
+    """
+
+    task: str
+    protocol: str
+    weights_sha256: str
+    seed: int
+    truncated: bool
+    seen_in_training: bool
+    reproduced: int
+    demonstrations: int
+    test: tuple[TestSolution, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fixed ``--json`` form, made of plain lists, numbers and strings."""
+        return {
+            "task": self.task,
+            "protocol": self.protocol,
+            "weights_sha256": self.weights_sha256,
+            "seed": self.seed,
+            "truncated": self.truncated,
+            "seen_in_training": self.seen_in_training,
+            "demonstrations": {"reproduced": self.reproduced, "of": self.demonstrations},
+            "test": [
+                {
+                    "attempt_1": test.attempt_1.tolist(),
+                    "attempt_2": test.attempt_2.tolist(),
+                    "candidates": [
+                        {"grid": c.grid.tolist(), "votes": c.votes, "confidence": round(c.confidence, 6)}
+                        for c in test.candidates
+                    ],
+                    "steps": [
+                        {
+                            "step": s.step,
+                            "grid": s.grid.tolist(),
+                            "confidence": round(s.confidence, 6),
+                            "agreement": round(s.agreement, 6),
+                        }
+                        for s in test.steps
+                    ],
+                }
+                for test in self.test
+            ],
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], where: str) -> Solution:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            FormatError: a grid is malformed; names ``where``.
+            KeyError: a key is missing.
+        """
+        tests = []
+        for i, test in enumerate(value["test"]):
+            place = f"{where}: test[{i}]"
+            tests.append(
+                TestSolution(
+                    attempt_1=as_grid(test["attempt_1"], f"{place}.attempt_1"),
+                    attempt_2=as_grid(test["attempt_2"], f"{place}.attempt_2"),
+                    candidates=tuple(
+                        Candidate(as_grid(c["grid"], f"{place}.candidates"), c["votes"], c["confidence"])
+                        for c in test["candidates"]
+                    ),
+                    steps=tuple(
+                        LatentStep(s["step"], as_grid(s["grid"], f"{place}.steps"), s["confidence"], s["agreement"])
+                        for s in test["steps"]
+                    ),
+                )
+            )
+        return cls(
+            task=value["task"],
+            protocol=value["protocol"],
+            weights_sha256=value["weights_sha256"],
+            seed=value["seed"],
+            truncated=value["truncated"],
+            seen_in_training=value["seen_in_training"],
+            reproduced=value["demonstrations"]["reproduced"],
+            demonstrations=value["demonstrations"]["of"],
+            test=tuple(tests),
+            seconds=value["seconds"],
+        )
