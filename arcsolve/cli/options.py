@@ -1,0 +1,85 @@
+"""Options that ``solve`` and ``eval`` share, and the solver they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from arcsolve.inference.solver import Settings, Solver
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--weights", type=click.Path(path_type=Path), help="Weights file (default: the shipped one)."),
+    click.option(
+        "--backend",
+        type=click.Choice(["onnx", "torch"]),
+        default="onnx",
+        show_default=True,
+        help="What runs the network.",
+    ),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="auto, cpu or cuda[:n]; auto falls back to the CPU, cuda fails where it is not usable.",
+    ),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every random draw."),
+    click.option("--views", type=click.IntRange(1), default=32, show_default=True, help="Views of each test input."),
+    click.option("--samples", type=click.IntRange(1), default=2, show_default=True, help="Trajectories in each view."),
+    click.option(
+        "--steps", type=click.IntRange(1), help="Supervision steps (default: as many as the weights were trained for)."
+    ),
+    click.option(
+        "--noise",
+        type=click.FloatRange(0),
+        help="Standard deviation of the noise in the latent state (default: what the weights were trained with).",
+    ),
+    click.option(
+        "--adapt-steps",
+        type=click.IntRange(0),
+        help="Optimizer steps on the demonstrations; 0 for none (default: 64).",
+    ),
+    click.option(
+        "--leave-one-out/--no-leave-one-out",
+        default=True,
+        show_default=True,
+        help="Adapt again without each demonstration, to see if it is reproduced.",
+    ),
+)
+
+
+def solver_options(command: Command) -> Command:
+    """Decorator: adds the options; the command receives them by name."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def make_solver(options: dict[str, Any], *, time_limit: float | None = None) -> tuple[Solver, Settings]:
+    """The solver and settings that the options describe; says on standard error if it fell back to the CPU."""
+    from dataclasses import replace
+
+    from arcsolve.inference.adaptation import AdaptSettings
+    from arcsolve.inference.solver import Settings, Solver
+
+    solver = Solver.from_weights(options["weights"], backend=options["backend"], device=options["device"])
+    if notice := getattr(solver.backend, "notice", None):
+        click.echo(f"arcsolve: {notice}", err=True)
+    adapt = AdaptSettings()
+    if options["adapt_steps"] is not None:
+        adapt = replace(adapt, steps=options["adapt_steps"])
+    return solver, Settings(
+        views=options["views"],
+        samples=options["samples"],
+        steps=options["steps"],
+        noise=options["noise"],
+        adapt=adapt,
+        leave_one_out=options["leave_one_out"],
+        seed=options["seed"],
+        time_limit=time_limit,
+    )

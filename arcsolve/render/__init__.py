@@ -1,0 +1,1 @@
+"""Terminal pictures of grids, tasks and solutions: returns rich renderables, never prints."""

@@ -1,0 +1,210 @@
+"""The commands in a row, as a user runs them: pack, train, export, solve, eval."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arcsolve.network.weights import load_weights
+
+ROOT = Path(__file__).parents[1]
+PUZZLE = str(ROOT / "puzzles" / "mirror-left-right.json")
+QUICK = ["--views", "4", "--samples", "1", "--adapt-steps", "2"]
+
+
+def arcsolve(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "arcsolve", *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``data pack``, ``train --preset tiny`` and ``export`` on official data, from the command line."""
+    folder = tmp_path_factory.mktemp("run")
+    packed = arcsolve("data", "pack", "-o", folder / "a.pack", "arc-agi-1/training", "--max-side", "5")
+    assert "guard:" in packed.stdout and "sha256" in packed.stdout
+    trained = arcsolve("train", "--pack", folder / "a.pack", "--preset", "tiny", "--out", folder, "--updates", "20")
+    assert "weights.safetensors" in trained.stderr
+    exported = arcsolve("export", folder / "weights.safetensors")
+    assert "logits differ from torch by at most" in exported.stdout
+    return folder / "weights.safetensors"
+
+
+def test_train_export_and_solve_work_in_a_row(trained: Path) -> None:
+    done = arcsolve("solve", PUZZLE, "--weights", trained, *QUICK)
+    for part in ("mirror-left-right", "of 3 demonstrations", "attempt 1", "attempt 2", "votes", "step 1"):
+        assert part in done.stdout, part
+    assert "adapt: 2 steps" in done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_the_json_has_the_fixed_keys_on_either_backend(trained: Path, tmp_path: Path) -> None:
+    answers = []
+    for backend in ("onnx", "torch"):
+        out = tmp_path / f"{backend}.json"
+        done = arcsolve("solve", PUZZLE, "--weights", trained, *QUICK, "--json", "-o", out, "--backend", backend)
+        value = json.loads(done.stdout)
+        assert json.loads(out.read_text()) == value
+        assert list(value) == [
+            "task",
+            "protocol",
+            "weights_sha256",
+            "seed",
+            "truncated",
+            "seen_in_training",
+            "demonstrations",
+            "test",
+            "seconds",
+        ]
+        assert set(value["demonstrations"]) == {"reproduced", "of"}
+        assert set(value["test"][0]) == {"attempt_1", "attempt_2", "candidates", "steps"}
+        assert set(value["test"][0]["candidates"][0]) == {"grid", "votes", "confidence"}
+        assert value["weights_sha256"] == load_weights(trained).sha256
+        answers.append((value["test"][0]["attempt_1"], value["test"][0]["attempt_2"]))
+    assert answers[0] == answers[1], "ONNX Runtime and torch vote alike"
+
+
+def test_a_task_can_come_from_a_pipe(trained: Path) -> None:
+    command = [sys.executable, "-m", "arcsolve", "solve", "-", "--weights", str(trained), *QUICK, "--json"]
+    done = subprocess.run(command, input=Path(PUZZLE).read_bytes(), capture_output=True, check=True, timeout=120)
+    assert json.loads(done.stdout)["task"] == "stdin"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "status"),
+    [
+        (["solve", "none.json"], "none.json", 1),
+        (["solve", PUZZLE, "--weights", "none.safetensors"], "none.safetensors: No such file", 1),
+        (["solve", PUZZLE, "--device", "tpu"], "--device tpu: expected auto, cpu or cuda", 1),
+        (["solve", PUZZLE, "--views", "0"], "--views", 2),
+        (["eval", "no-such-figure"], "no figure 'no-such-figure'", 1),
+        (["train", "--pack", "none.pack"], "none.pack", 1),
+        (["train", "--pack", "x", "--updates", "0"], "0 is not a number above 0", 2),
+        (["train", "--pack", "x", "--minutes", "nan"], "nan is not a number above 0", 2),
+        (["solve", PUZZLE, "-o", "no/such/folder/x.json"], "there is no folder no/such/folder", 1),
+        (["data", "pack", "-o", "no/such/x.pack"], "there is no folder no/such", 1),
+        (["export", "none.safetensors"], "none.safetensors", 1),
+        (["data", "pack", "-o", "x.pack", "no/such/folder.npz"], "no/such/folder.npz", 1),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(arguments: list[str], message: str, status: int) -> None:
+    done = arcsolve(*arguments, check=False)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert status == 2 or len(done.stderr.splitlines()) == 1
+
+
+def test_ctrl_c_while_solving_leaves_no_traceback(trained: Path) -> None:
+    command = [sys.executable, "-m", "arcsolve", "solve", PUZZLE, "--weights", str(trained), "--adapt-steps", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "adapt" in process.stderr.readline()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == "" and errors.strip() == "arcsolve: interrupted"
+
+
+def test_an_evaluation_names_all_that_its_score_depends_on_and_resumes(trained: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    command = ["eval", "meta-dev", "--weights", trained, *QUICK, "--no-leave-one-out", "--max-side", "6"]
+    first = arcsolve(*command, "--limit", "2", "-o", results, "--json")
+    value = json.loads(first.stdout)
+    for key in (
+        "protocol",
+        "data_sha256",
+        "weights_sha256",
+        "views",
+        "samples",
+        "noise",
+        "steps",
+        "adapt_steps",
+        "seed",
+    ):
+        assert key in value
+    assert value["protocol"] == "per-task" and value["tasks"] == 2
+    assert set(value["pass_at_2"]) == {"by_output", "by_task"}
+    lines = results.read_text().splitlines(keepends=True)
+    results.write_text(lines[0] + lines[1][:40])  # as a kill leaves it
+    second = arcsolve(*command, "--limit", "2", "-o", results, "--json")
+    assert second.stderr.count("outputs right") == 1, "the finished task is not solved again"
+    again = json.loads(second.stdout)
+    for key in value.keys() - {"seconds_per_task", "trajectories_per_second"}:
+        assert again[key] == value[key], key
+    other = arcsolve(*command, "--limit", "2", "-o", results, "--seed", "3", check=False)
+    assert other.returncode == 1 and "made with other weights, settings or protocol" in other.stderr
+
+
+def test_a_folder_of_tasks_is_a_figure_too(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text(Path(PUZZLE).read_text())
+    done = arcsolve("eval", tmp_path, "--weights", trained, *QUICK, "--no-leave-one-out")
+    assert "1 tasks, 1 test outputs" in done.stdout and "pass@2" in done.stdout and "protocol: per-task" in done.stdout
+    hidden = json.loads(Path(PUZZLE).read_text())
+    del hidden["test"][0]["output"]
+    (tmp_path / "one.json").write_text(json.dumps(hidden))
+    done = arcsolve("eval", tmp_path, "--weights", trained, *QUICK, check=False)
+    assert done.returncode == 1 and "one: the test output is hidden" in done.stderr
+
+
+def test_development_solves_trained_tasks_from_their_own_rows(trained: Path) -> None:
+    done = arcsolve("eval", "development", "--weights", trained, "--views", "2", "--limit", "3", "--json")
+    value = json.loads(done.stdout)
+    assert value["protocol"] == "development" and value["adapt_steps"] == 0 and value["tasks"] == 3
+
+
+def test_weights_that_have_seen_a_task_may_not_be_scored_on_it(trained: Path, tmp_path: Path) -> None:
+    """Weights that claim an evaluation task's demonstration among what they saw are refused as per-task weights."""
+    from arcsolve.arc.dataset import load_tasks
+    from arcsolve.network.weights import save_weights
+    from arcsolve.training.guard import fingerprints
+
+    weights = load_weights(trained)
+    seen = fingerprints(load_tasks("arc-agi-1/evaluation").tasks[0].train)
+    path = tmp_path / "weights.safetensors"
+    save_weights(
+        path,
+        weights.config,
+        weights.tasks,
+        weights.network,
+        np.asarray(weights.bank),
+        frozenset(seen),
+        weights.training,
+    )
+    done = arcsolve("eval", "arc-agi-1/evaluation", "--weights", path, "--backend", "torch", check=False)
+    assert done.returncode == 1 and "these weights were trained on" in done.stderr
+
+
+def test_the_shipped_weights_are_what_the_manifest_says() -> None:
+    from arcsolve.inference.solver import shipped_weights
+
+    manifest = json.loads((ROOT / "weights" / "manifest.json").read_text())
+    weights = load_weights(shipped_weights())
+    assert manifest["sha256"] == weights.sha256
+    assert manifest["network"] == weights.config.to_json()
+    assert manifest["presentations"] == weights.training["presentations"] > 0
+    assert manifest["ledger"][-1]["sha256"] == weights.sha256
+    for name in ("meta_dev", "development"):
+        assert 0 <= manifest["scores"][name]["pass_at_2"] <= 1
+
+
+def test_the_shipped_weights_solve_a_puzzle_on_onnx_runtime() -> None:
+    """What a new user does first; the answer itself is the network's own affair, and is reported, not asserted."""
+    done = arcsolve("solve", PUZZLE, "--views", "2", "--adapt-steps", "1", "--no-leave-one-out", "--json")
+    value = json.loads(done.stdout)
+    assert not value["seen_in_training"]
+    assert np.array(value["test"][0]["attempt_1"]).ndim == 2

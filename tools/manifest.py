@@ -1,0 +1,91 @@
+"""Write ``weights/manifest.json`` for a weights file from the JSON that ``arcsolve eval --json`` printed.
+
+    python tools/manifest.py weights/arcsolve.safetensors --score meta_dev=meta.json --score development=dev.json
+
+The ledger of earlier runs is kept, and this file's run is added to it unless it stands there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from arcsolve.files import replace_file
+from arcsolve.network.weights import load_weights
+
+KEPT = (
+    "protocol",
+    "data",
+    "data_sha256",
+    "backend",
+    "views",
+    "samples",
+    "noise",
+    "steps",
+    "adapt_steps",
+    "seed",
+    "tasks",
+    "test_outputs",
+    "oracle",
+    "reproduced",
+)
+
+
+def figures(name: str, path: Path, sha256: str) -> dict[str, Any]:
+    """The part of an evaluation that belongs into the manifest."""
+    value = json.loads(path.read_text())
+    if value["figure"].replace("-", "_") != name or value["data"] != value["figure"]:
+        raise SystemExit(f"{path}: this is {value['data']}, not the whole of {name}")
+    if value["weights_sha256"] != sha256:
+        raise SystemExit(f"{path}: this is the score of other weights ({value['weights_sha256'][:12]})")
+    rates = {f"pass_at_{k}_{by}": value[f"pass_at_{k}"][by] for k in (1, 2) for by in ("by_output", "by_task")}
+    return {"pass_at_2": rates["pass_at_2_by_output"], **rates, **{name: value[name] for name in KEPT}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--score", action="append", default=[], metavar="NAME=FILE")
+    options = parser.parse_args()
+    weights = load_weights(options.weights)
+    path = options.weights.with_name("manifest.json")
+    before = json.loads(path.read_text()) if path.exists() else {"ledger": [], "scores": {}, "sha256": None}
+    scores = dict(before["scores"]) if before["sha256"] == weights.sha256 else {}
+    for item in options.score:
+        name, _, file = item.partition("=")
+        scores[name] = figures(name, Path(file), weights.sha256)
+    training = weights.training
+    ledger = [entry for entry in before["ledger"] if entry["sha256"] != weights.sha256]
+    earlier = ledger[-1]["meta_dev_after"] if ledger else None
+    ledger.append(
+        {
+            "date": date.today().isoformat(),
+            "sha256": weights.sha256,
+            "device": training["device"],
+            **{name: training[name] for name in ("seconds", "flop", "presentations", "updates", "supervision_steps")},
+            "meta_dev_before": earlier,
+            "meta_dev_after": scores.get("meta_dev", {}).get("pass_at_2"),
+        }
+    )
+    manifest = {
+        "file": options.weights.name,
+        "sha256": weights.sha256,
+        "protocol": training["protocol"],
+        "network": weights.config.to_json(),
+        "parameters": sum(array.size for array in weights.network.values()),
+        "bank": {"tasks": len(weights.tasks), "parameters": weights.bank.size},
+        "data_sha256": training["data_sha256"],
+        "presentations": training["presentations"],
+        "flop": training["flop"],
+        "training": training,
+        "scores": scores,
+        "ledger": ledger,
+    }
+    replace_file(path, json.dumps(manifest, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
