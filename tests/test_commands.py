@@ -196,7 +196,7 @@ def test_the_shipped_weights_are_what_the_manifest_says() -> None:
     weights = load_weights(shipped_weights())
     assert manifest["sha256"] == weights.sha256
     assert manifest["network"] == weights.config.to_json()
-    assert manifest["presentations"] == weights.training["presentations"] > 0
+    assert manifest["presentations"] >= weights.training["presentations"] > 0
     assert manifest["ledger"][-1]["sha256"] == weights.sha256
     for name in ("meta_dev", "development"):
         assert 0 <= manifest["scores"][name]["pass_at_2"] <= 1

@@ -198,15 +198,26 @@ def test_a_damaged_checkpoint_and_other_settings_are_named(pack_file: Path, tmp_
         main(arguments)
 
 
-def test_a_run_can_start_from_weights_and_keeps_the_rows_it_knows(weights_file: Path) -> None:
+def test_a_run_can_start_from_weights_and_keeps_the_rows_it_knows(weights_file: Path, tmp_path: Path) -> None:
     pack = little_pack()
     pack = replace(pack, ids=("new", *pack.ids[1:]))
-    initial = load_weights(weights_file)
+    initial = replace(load_weights(weights_file), seen=frozenset({b"sixteen bytes ok"}))
     trainer = Trainer(TINY, pack, CPU, initial)
     np.testing.assert_array_equal(trainer.bank.rows[1].detach(), initial.bank[1])
     np.testing.assert_allclose(trainer.bank.rows[0].detach(), initial.bank.mean(0), atol=1e-6)
+    trainer.save_weights(tmp_path / "next.safetensors")
+    following = load_weights(tmp_path / "next.safetensors")
+    assert following.training["initial"] == {"sha256": initial.sha256, "training": initial.training}
+    assert following.seen > initial.seen  # whatever was ever trained on stays known as seen
     with pytest.raises(ArcsolveError, match="other sizes"):
         Trainer(replace(TINY, network=replace(TINY.network, width=64)), pack, CPU, initial)
+
+
+def test_a_run_from_weights_starts_at_the_ends_of_the_ramps() -> None:
+    """Guards against taking a trained network back to one view and a shallow depth."""
+    config = TINY.at_full_ramps()
+    assert config.stage(0.0) == TINY.stage(1.0) == "all"
+    assert config.depth_at(0.0) == TINY.depth_at(1.0) == (1, 2)
 
 
 def test_the_gate_passes_what_learns_and_fails_what_cannot() -> None:

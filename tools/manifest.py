@@ -2,7 +2,7 @@
 
     python tools/manifest.py weights/arcsolve.safetensors --score meta_dev=meta.json --score development=dev.json
 
-The ledger of earlier runs is kept, and this file's run is added to it unless it stands there.
+The ledger of earlier runs is kept; this run joins it, and those that it started from, unless they stand there.
 """
 
 from __future__ import annotations
@@ -33,6 +33,14 @@ KEPT = (
     "reproduced",
 )
 
+SPENT = ("seconds", "flop", "presentations", "updates", "supervision_steps")
+
+
+def lineage(sha256: str, training: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The runs behind these weights, oldest first: each started from the one before it."""
+    initial = training.get("initial")
+    return [*(lineage(initial["sha256"], initial["training"]) if initial else ()), (sha256, training)]
+
 
 def figures(name: str, path: Path, sha256: str) -> dict[str, Any]:
     """The part of an evaluation that belongs into the manifest."""
@@ -57,30 +65,33 @@ def main() -> None:
     for item in options.score:
         name, _, file = item.partition("=")
         scores[name] = figures(name, Path(file), weights.sha256)
-    training = weights.training
+    runs = lineage(weights.sha256, weights.training)
     ledger = [entry for entry in before["ledger"] if entry["sha256"] != weights.sha256]
-    earlier = ledger[-1]["meta_dev_after"] if ledger else None
-    ledger.append(
-        {
-            "date": date.today().isoformat(),
-            "sha256": weights.sha256,
-            "device": training["device"],
-            **{name: training[name] for name in ("seconds", "flop", "presentations", "updates", "supervision_steps")},
-            "meta_dev_before": earlier,
-            "meta_dev_after": scores.get("meta_dev", {}).get("pass_at_2"),
-        }
-    )
+    listed = {entry["sha256"] for entry in ledger}
+    for sha256, training in runs:
+        if sha256 not in listed:
+            last = sha256 == weights.sha256
+            ledger.append(
+                {
+                    "date": date.today().isoformat(),
+                    "sha256": sha256,
+                    "device": training["device"],
+                    **{name: training[name] for name in SPENT},
+                    "meta_dev_before": ledger[-1]["meta_dev_after"] if ledger else None,
+                    "meta_dev_after": scores.get("meta_dev", {}).get("pass_at_2") if last else None,
+                }
+            )
     manifest = {
         "file": options.weights.name,
         "sha256": weights.sha256,
-        "protocol": training["protocol"],
+        "protocol": weights.training["protocol"],
         "network": weights.config.to_json(),
         "parameters": sum(array.size for array in weights.network.values()),
         "bank": {"tasks": len(weights.tasks), "parameters": weights.bank.size},
-        "data_sha256": training["data_sha256"],
-        "presentations": training["presentations"],
-        "flop": training["flop"],
-        "training": training,
+        "data_sha256": weights.training["data_sha256"],
+        "presentations": sum(training["presentations"] for _, training in runs),
+        "flop": sum(training["flop"] for _, training in runs),
+        "training": weights.training,
         "scores": scores,
         "ledger": ledger,
     }

@@ -34,7 +34,8 @@ class Weights:
         network: the network's tensors by parameter name, float32.
         bank: task latents, float32 [tasks, P, C].
         seen: fingerprints of the official pairs trained on.
-        training: how it was trained: protocol, data hash, presentations, updates, FLOP, seconds, device.
+        training: how it was trained: protocol, data hash, presentations, updates, FLOP, seconds, device; and
+            ``initial``, the same of the weights that the run started from, with their sha256.
     """
 
     path: Path

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--presentations", type=_positive(int), help="stop after so many presentations")
     made.add_argument("--minutes", type=_positive(float), help="stop after so much wall time, resumed time included")
     made.add_argument("--every", type=_positive(float), default=300.0, help="seconds between checkpoints (300)")
-    made.add_argument("--from", dest="initial", type=Path, help="weights to start from")
+    made.add_argument("--from", dest="initial", type=Path, help="weights to start from, at the ends of the ramps")
     made.add_argument("--max-side", type=_positive(int), help="leave out pairs with a longer side")
     made.add_argument("--width", type=_positive(int), help="channels instead of the preset's (hidden: 3 times that)")
     made.add_argument(
@@ -111,7 +111,7 @@ def _config(options: argparse.Namespace) -> TrainConfig:
         if options.width % (4 * network.heads):
             raise ArcsolveError(f"--width {options.width}: must be a multiple of {4 * network.heads}")
         config = replace(config, network=network)
-    return config
+    return config.at_full_ramps() if options.initial else config
 
 
 def _budget(options: argparse.Namespace) -> Budget:

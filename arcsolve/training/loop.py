@@ -88,6 +88,7 @@ class Trainer:
         self.device = device
         network = RecursiveNetwork(config.network)
         bank = TaskLatents(len(self.pack.ids), config.network)
+        self.initial = initial
         if initial is not None:
             _start_from(network, bank, self.pack.ids, initial)
         self.network, self.bank = network.to(device), bank.to(device)
@@ -267,6 +268,8 @@ class Trainer:
         network = {name.removeprefix(NETWORK): array for name, array in arrays.items()}
         network |= {name: buffer.cpu().numpy() for name, buffer in self.network.named_buffers()}
         official = (self.pack.pair(i) for i in range(len(self.pack)) if not self.pack.generated[i])
+        seen = frozenset(fingerprint(*pair) for pair in official)
+        initial = self.initial
         # Of a run stopped on its depth ramp, the depth that it reached: more steps than trained break the network.
         inner, steps = self.depth
         save_weights(
@@ -275,13 +278,14 @@ class Trainer:
             self.pack.ids,
             network,
             bank,
-            frozenset(fingerprint(*pair) for pair in official),
+            seen | initial.seen if initial else seen,
             {
                 "protocol": "per-task",
                 "data_sha256": self.pack.hash,
                 "device": str(self.device),
                 "config": self.config.to_json(),
                 **asdict(self.counters),
+                "initial": {"sha256": initial.sha256, "training": initial.training} if initial else None,
             },
         )
 

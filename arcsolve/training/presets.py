@@ -72,6 +72,10 @@ class TrainConfig:
         down = min(1.0, (1 - progress) / self.decay) if self.decay else 1.0
         return max(0.0, min(up, down))
 
+    def at_full_ramps(self) -> TrainConfig:
+        """The same run with all views and its full depth from the start: for weights that have climbed the ramps."""
+        return replace(self, views=((0.0, *self.views[-1][1:]),), depth=((0.0, *self.depth[-1][1:]),))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for a checkpoint or a log."""
         return asdict(self)
