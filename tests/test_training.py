@@ -220,6 +220,12 @@ def test_a_run_from_weights_starts_at_the_ends_of_the_ramps() -> None:
     assert config.depth_at(0.0) == TINY.depth_at(1.0) == (1, 2)
 
 
+def test_every_rate_is_scaled() -> None:
+    slower = TINY.with_rates(0.5)
+    for name in (name for name in TINY.to_json() if name.endswith("_rate")):
+        assert getattr(slower, name) == getattr(TINY, name) / 2
+
+
 def test_the_gate_passes_what_learns_and_fails_what_cannot() -> None:
     """Guards against a gate that always passes: with rates of nothing it must not."""
     pack = little_pack(tasks=32, side=3)

@@ -42,7 +42,7 @@ _OPTIONS = (
     click.option(
         "--adapt-steps",
         type=click.IntRange(0),
-        help="Optimizer steps on the demonstrations; 0 for none (default: 64).",
+        help="Optimizer steps on the demonstrations; 0 for none (default: 128).",
     ),
     click.option(
         "--leave-one-out/--no-leave-one-out",

@@ -32,11 +32,11 @@ class AdaptSettings:
         tokens: cells and prefix tokens in a step at the most (large canvases come in smaller batches).
     """
 
-    steps: int = 64
+    steps: int = 128
     latents_first: float = 0.25
-    latent_rate: float = 3e-2
+    latent_rate: float = 1e-2
     network_rate: float = 1e-3
-    batch: int = 12
+    batch: int = 8
     tokens: int = 6_000
 
 

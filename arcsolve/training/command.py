@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--minutes", type=_positive(float), help="stop after so much wall time, resumed time included")
     made.add_argument("--every", type=_positive(float), default=300.0, help="seconds between checkpoints (300)")
     made.add_argument("--from", dest="initial", type=Path, help="weights to start from, at the ends of the ramps")
+    made.add_argument("--rate", type=_positive(float), default=1.0, help="factor on the preset's learning rates (1)")
     made.add_argument("--max-side", type=_positive(int), help="leave out pairs with a longer side")
     made.add_argument("--width", type=_positive(int), help="channels instead of the preset's (hidden: 3 times that)")
     made.add_argument(
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _config(options: argparse.Namespace) -> TrainConfig:
-    config = replace(PRESETS[options.preset], seed=options.seed)
+    config = replace(PRESETS[options.preset].with_rates(options.rate), seed=options.seed)
     if options.max_side:
         config = replace(config, max_side=options.max_side)
     if options.width:

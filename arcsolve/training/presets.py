@@ -72,6 +72,11 @@ class TrainConfig:
         down = min(1.0, (1 - progress) / self.decay) if self.decay else 1.0
         return max(0.0, min(up, down))
 
+    def with_rates(self, factor: float) -> TrainConfig:
+        """The same run with every learning rate times ``factor``."""
+        names = ("muon_rate", "adam_rate", "latent_rate")
+        return replace(self, **{name: factor * getattr(self, name) for name in names})
+
     def at_full_ramps(self) -> TrainConfig:
         """The same run with all views and its full depth from the start: for weights that have climbed the ramps."""
         return replace(self, views=((0.0, *self.views[-1][1:]),), depth=((0.0, *self.depth[-1][1:]),))
