@@ -37,7 +37,7 @@ class AdaptSettings:
     latent_rate: float = 1e-2
     network_rate: float = 1e-3
     batch: int = 8
-    tokens: int = 6_000
+    tokens: int = 2_500
 
 
 @dataclass(frozen=True, eq=False)
