@@ -87,11 +87,11 @@ def test_a_task_can_come_from_a_pipe(trained: Path) -> None:
     ("arguments", "message", "status"),
     [
         (["solve", "none.json"], "none.json", 1),
+        (["train", "--pack", "none.pack"], "arcsolve: none.pack: No such file or directory\n", 1),
         (["solve", PUZZLE, "--weights", "none.safetensors"], "none.safetensors: No such file", 1),
         (["solve", PUZZLE, "--device", "tpu"], "--device tpu: expected auto, cpu or cuda", 1),
         (["solve", PUZZLE, "--views", "0"], "--views", 2),
         (["eval", "no-such-figure"], "no figure 'no-such-figure'", 1),
-        (["train", "--pack", "none.pack"], "none.pack", 1),
         (["train", "--pack", "x", "--updates", "0"], "0 is not a number above 0", 2),
         (["train", "--pack", "x", "--minutes", "nan"], "nan is not a number above 0", 2),
         (["solve", PUZZLE, "-o", "no/such/folder/x.json"], "there is no folder no/such/folder", 1),

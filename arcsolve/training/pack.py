@@ -91,7 +91,8 @@ class Pack:
             ArcsolveError: the file cannot be read.
         """
         try:
-            with safe_open(path, "numpy") as file:
+            # Opened once more by hand, since the library's own error for a missing file repeats the path in its reason.
+            with path.open("rb"), safe_open(path, "numpy") as file:
                 meta = file.metadata() or {}
                 if meta.get("format") != FORMAT:
                     raise FormatError(f"{path}: not a data pack (make one with `arcsolve data pack`)")
