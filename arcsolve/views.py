@@ -61,12 +61,7 @@ class View:
 
     def apply(self, grid: Grid) -> Grid:
         """The grid as seen in this view: a read-only array of shape ``size(*grid.shape)``."""
-        seen = grid.T if self.dihedral >= 4 else grid
-        if self.dihedral & 1:
-            seen = seen[::-1]
-        if self.dihedral & 2:
-            seen = seen[:, ::-1]
-        seen = np.array(self.colours, dtype=np.uint8)[seen]
+        seen = np.array(self.colours, dtype=np.uint8)[turn(grid, self.dihedral)]
         # Fancy indexing keeps the memory order of its index; a task's hash and a vote compare bytes in row order.
         seen = np.ascontiguousarray(seen)
         seen.setflags(write=False)
@@ -75,6 +70,12 @@ class View:
     def invert(self, grid: Grid) -> Grid:
         """The original of a grid seen in this view: ``invert(apply(grid))`` equals ``grid``."""
         return self.inverse.apply(grid)
+
+
+def turn(grid: Grid, dihedral: int) -> Grid:
+    """A grid in one of the 8 symmetries, numbered as in :class:`View`; a strided array over the same cells."""
+    seen = grid.T if dihedral & 4 else grid
+    return seen[:: -1 if dihedral & 1 else 1, :: -1 if dihedral & 2 else 1]
 
 
 def random_views(n: int, rng: np.random.Generator, keep_zero: bool = False) -> list[View]:

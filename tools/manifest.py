@@ -16,23 +16,7 @@ from typing import Any
 from arcsolve.files import replace_file
 from arcsolve.network.weights import load_weights
 
-KEPT = (
-    "protocol",
-    "data",
-    "data_sha256",
-    "backend",
-    "views",
-    "samples",
-    "noise",
-    "steps",
-    "adapt_steps",
-    "seed",
-    "tasks",
-    "test_outputs",
-    "oracle",
-    "reproduced",
-)
-
+LEFT_OUT = frozenset("figure weights_sha256 pass_at_1 pass_at_2 seconds_per_task trajectories_per_second".split())
 SPENT = ("seconds", "flop", "presentations", "updates", "supervision_steps")
 
 
@@ -50,7 +34,7 @@ def figures(name: str, path: Path, sha256: str) -> dict[str, Any]:
     if value["weights_sha256"] != sha256:
         raise SystemExit(f"{path}: this is the score of other weights ({value['weights_sha256'][:12]})")
     rates = {f"pass_at_{k}_{by}": value[f"pass_at_{k}"][by] for k in (1, 2) for by in ("by_output", "by_task")}
-    return {"pass_at_2": rates["pass_at_2_by_output"], **rates, **{name: value[name] for name in KEPT}}
+    return {"pass_at_2": rates["pass_at_2_by_output"], **rates, **{k: v for k, v in value.items() if k not in LEFT_OUT}}
 
 
 def main() -> None:

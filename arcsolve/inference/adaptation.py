@@ -15,7 +15,7 @@ from arcsolve.inference.backend import Array
 from arcsolve.inference.torch_backend import build_network
 from arcsolve.network.weights import Weights
 from arcsolve.training.objective import objective
-from arcsolve.training.pack import Pack
+from arcsolve.training.pack import flatten
 from arcsolve.training.pairs import PairStore, draw_views
 
 
@@ -77,7 +77,7 @@ def adapt(
         return Adapted(start.astype(np.float32), {}, 0, False)
     network = build_network(weights.config, weights.network).to(device)
     row = torch.tensor(start, device=device, requires_grad=True)
-    pairs = _pack(demonstrations)
+    pairs = flatten({"task": [(p.input, p.output, False) for p in demonstrations if p.output is not None]})
     store = PairStore(pairs, device)
     canvas = np.maximum(pairs.sizes[:, :2], pairs.sizes[:, 2:]).max(axis=0)
     count = max(1, min(settings.batch, settings.tokens // (int(canvas.prod()) + weights.config.prefix)))
@@ -121,17 +121,4 @@ def _result(network: torch.nn.Module, row: torch.Tensor, alone: int, done: int, 
         tensors={name: parameter.detach().cpu().numpy() for name, parameter in changed},
         steps=done,
         truncated=truncated,
-    )
-
-
-def _pack(demonstrations: tuple[Pair, ...]) -> Pack:
-    grids = [(pair.input, pair.output) for pair in demonstrations if pair.output is not None]
-    lengths = [given.size + wanted.size for given, wanted in grids]
-    return Pack(
-        ids=("task",),
-        cells=np.concatenate([grid.ravel() for pair in grids for grid in pair]),
-        offsets=np.cumsum([0, *lengths[:-1]], dtype=np.int64),
-        sizes=np.array([given.shape + wanted.shape for given, wanted in grids], dtype=np.uint8),
-        task=np.zeros(len(grids), dtype=np.int32),
-        generated=np.zeros(len(grids), dtype=bool),
     )

@@ -12,6 +12,7 @@ import numpy as np
 from arcsolve.arc.dataset import OFFICIAL, load_tasks
 from arcsolve.arc.grid import COLOURS, Grid
 from arcsolve.arc.task import Pair, Task
+from arcsolve.views import DIHEDRALS, turn
 
 Fingerprint = bytes
 
@@ -23,15 +24,9 @@ def split(name: str) -> tuple[str, ...]:
 
 def fingerprint(input_grid: Grid, output_grid: Grid) -> Fingerprint:
     """A 16-byte hash that all 8 symmetries and all recolourings of a pair share."""
-    smallest = min(_relabelled(_turn(input_grid, k), _turn(output_grid, k)) for k in range(8))
+    smallest = min(_relabelled(turn(input_grid, k), turn(output_grid, k)) for k in range(DIHEDRALS))
     mark: bytes = hashlib.blake2b(smallest, digest_size=16).digest()
     return mark
-
-
-def _turn(grid: Grid, dihedral: int) -> Grid:
-    if dihedral & 4:
-        grid = grid.T
-    return grid[:: -1 if dihedral & 1 else 1, :: -1 if dihedral & 2 else 1]
 
 
 def _relabelled(input_grid: Grid, output_grid: Grid) -> bytes:

@@ -89,6 +89,8 @@ class Trainer:
         network = RecursiveNetwork(config.network)
         bank = TaskLatents(len(self.pack.ids), config.network)
         self.initial = initial
+        official = (self.pack.pair(i) for i in range(len(self.pack)) if not self.pack.generated[i])
+        self.seen = frozenset(fingerprint(*pair) for pair in official) | (initial.seen if initial else frozenset())
         if initial is not None:
             _start_from(network, bank, self.pack.ids, initial)
         self.network, self.bank = network.to(device), bank.to(device)
@@ -267,8 +269,6 @@ class Trainer:
         bank = arrays.pop(BANK)
         network = {name.removeprefix(NETWORK): array for name, array in arrays.items()}
         network |= {name: buffer.cpu().numpy() for name, buffer in self.network.named_buffers()}
-        official = (self.pack.pair(i) for i in range(len(self.pack)) if not self.pack.generated[i])
-        seen = frozenset(fingerprint(*pair) for pair in official)
         initial = self.initial
         # Of a run stopped on its depth ramp, the depth that it reached: more steps than trained break the network.
         inner, steps = self.depth
@@ -278,7 +278,7 @@ class Trainer:
             self.pack.ids,
             network,
             bank,
-            seen | initial.seen if initial else seen,
+            self.seen,
             {
                 "protocol": "per-task",
                 "data_sha256": self.pack.hash,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from arcsolve.arc.dataset import OFFICIAL, load_tasks
+from arcsolve.arc.dataset import OFFICIAL, load_tasks, read_json
 from arcsolve.arc.grid import COLOURS, MAX_SIDE, Grid, as_grid
 from arcsolve.errors import ArcsolveError, FormatError
 from arcsolve.training.guard import Guard, fingerprint
@@ -180,10 +180,11 @@ def build(
         progress(f"{name}: {report.kept - before} pairs")
     if not kept:
         raise ArcsolveError(f"no pair is left to pack from {', '.join(sources)}")
-    return _flatten(kept), report
+    return flatten(kept), report
 
 
-def _flatten(kept: dict[str, list[tuple[Grid, Grid, bool]]]) -> Pack:
+def flatten(kept: Mapping[str, Sequence[tuple[Grid, Grid, bool]]]) -> Pack:
+    """A pack of pairs by task: (input, output, whether it was generated)."""
     ids = tuple(sorted(kept))
     rows = [(index, *pair) for index, task in enumerate(ids) for pair in kept[task]]
     lengths = np.array([given.size + wanted.size for _, given, wanted, _ in rows], dtype=np.int64)
@@ -230,12 +231,7 @@ def _path(path: Path) -> Iterator[Source]:
 
 def _pair_list(path: Path) -> Source:
     """RE-ARC's own format: ``<id>.json`` holds a list of pairs."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArcsolveError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not JSON ({error})") from error
+    value = read_json(str(path))
     if not isinstance(value, list):
         raise FormatError(f"{path}: expected a list of pairs; name an official set, or give task files another way")
     pairs = []
