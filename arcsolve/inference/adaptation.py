@@ -14,7 +14,7 @@ from arcsolve.arc.task import Pair
 from arcsolve.inference.backend import Array
 from arcsolve.inference.torch_backend import build_network
 from arcsolve.network.weights import Weights
-from arcsolve.training.objective import objective
+from arcsolve.training.objective import normal_from, objective
 from arcsolve.training.pack import flatten
 from arcsolve.training.pairs import PairStore, draw_views
 
@@ -101,7 +101,11 @@ def adapt(
         shift = torch.rand(count, 2, generator=generator, device=device)
         batch = store.batch(chosen, view, height, width, shift)
         losses = objective(
-            network, row.expand(count, *row.shape), batch, steps=weights.config.steps, generator=generator
+            network,
+            row.expand(count, *row.shape),
+            batch,
+            steps=weights.config.steps,
+            normal=normal_from(generator, device),
         )
         if not torch.isfinite(losses.total):
             # Nothing that was learned on the way here can be trusted.

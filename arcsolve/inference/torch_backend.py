@@ -35,7 +35,8 @@ class TorchBackend:
     def step(self, inputs: Inputs, h: Array, l: Array, noise: Array) -> Step:
         """See :class:`~arcsolve.inference.backend.Backend`."""
         with torch.inference_mode():
-            x = self.network.embed(*(self._tensor(array) for array in inputs))
+            cells, dihedral, colours, latents = (self._tensor(array) for array in inputs)
+            x = self.network.embed(cells, dihedral, colours, latents)
             state = State(self._tensor(h), self._tensor(l))
             _, height, width = inputs.cells.shape
             state, logits, halting = self.network.step(x, state, height, width, self._tensor(noise))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,6 +40,16 @@ def grid_angles(table: Tensor, height: int, width: int, prefix: int) -> Tensor:
     return torch.cat([cells.new_zeros(prefix, cells.shape[-1]), cells])
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention (1706.03762), [B, heads, T, D] each -> the same."""
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        # The fused kernel's backward pass is four times slower on a CPU than these products, which keep the [T, T]
+        # scores: small, since training's batches hold few tokens there.
+        scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
+        return scores.float().softmax(-1).type_as(v) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens; positions enter by rotating queries and keys."""
 
@@ -54,7 +66,7 @@ class Attention(nn.Module):
         batch, tokens, width = x.shape
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         q = self._rotate(q, cos, sin) * self.gain[:, None, None].type_as(q)
-        mixed = F.scaled_dot_product_attention(q, self._rotate(k, cos, sin), v)
+        mixed = attend(q, self._rotate(k, cos, sin), v)
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
         return out
 
@@ -72,12 +84,16 @@ class ConvSwiGLU(nn.Module):
         self.prefix = config.prefix
         self.gate_up = nn.Linear(config.width, 2 * config.hidden, bias=False)
         self.down = nn.Linear(config.hidden, config.width, bias=False)
-        self.neighbours = nn.Conv2d(config.hidden, config.hidden, 3, padding=1, groups=config.hidden, bias=False)
+        self.neighbours = None
+        if config.convolution:
+            self.neighbours = nn.Conv2d(config.hidden, config.hidden, 3, padding=1, groups=config.hidden, bias=False)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """[B, prefix + height * width, C] -> the same; the convolution leaves the prefix alone."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         z = F.silu(gate) * up
+        if self.neighbours is None:
+            return self.down(z)  # type: ignore[no-any-return]
         prefix, cells = z[:, : self.prefix], z[:, self.prefix :]
         # In this memory order the permuted view is already channels-last, which the convolution reads without a copy.
         image = cells.reshape(x.shape[0], height, width, -1).permute(0, 3, 1, 2)

@@ -26,6 +26,10 @@ class NetworkConfig:
         random_start: whether ``h0 ~ N(0, 1)`` (EqR) instead of a fixed vector.
         noise: standard deviation of the noise added to ``h`` at each transition, 0 for none.
         halting: whether the halting head was trained; without it confidence is the decoder's own.
+        told: whether the prefix says which symmetry and colours the view has; else it says the same for all views.
+        convolution: whether the SwiGLU's hidden channels see their 3x3 neighbours.
+        copy: whether the decoder also reads the input tokens, by one learned factor that starts at 0.
+        hints: whether training may show part of the output beside the input (DIS, 2511.16886); never at inference.
     """
 
     width: int = 512
@@ -38,6 +42,10 @@ class NetworkConfig:
     random_start: bool = False
     noise: float = 0.0
     halting: bool = False
+    told: bool = True
+    convolution: bool = True
+    copy: bool = False
+    hints: bool = False
 
     @property
     def prefix(self) -> int:
@@ -51,7 +59,9 @@ class NetworkConfig:
         """
         tokens = cells + self.prefix
         matrices = 4 * self.width**2 + 3 * self.width * self.hidden
-        block = 2 * tokens * matrices + 4 * tokens**2 * self.width + 18 * cells * self.hidden
+        block = 2 * tokens * matrices + 4 * tokens**2 * self.width
+        if self.convolution:
+            block += 18 * cells * self.hidden
         return float(self.layers * block * ((inner_steps or self.inner_steps) + 1))
 
     def to_json(self) -> dict[str, Any]:

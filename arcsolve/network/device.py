@@ -1,6 +1,10 @@
-"""Which torch device a ``--device`` means."""
+"""Which torch device a ``--device`` means, and what it can do."""
 
 from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
 
 import torch
 
@@ -22,3 +26,20 @@ def choose_device(name: str) -> torch.device:
     if kind == "cuda" and int(number or 0) >= count:
         raise ArcsolveError(f"--device {name}: this torch ({torch.__version__}) sees {count} such devices")
     return torch.device(name)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices faster than float32: a CUDA one of 2020 or later, or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    # AVX-512's own bfloat16 instructions, without the tiles of AMX, are slower than float32.
+    # Not every torch that is allowed can say.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", False))
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether ``torch.compile`` finds what it generates code with: Triton for CUDA, a C++ compiler for a CPU."""
+    if device.type == "cuda":
+        return find_spec("triton") is not None
+    return shutil.which(os.environ.get("CXX", "g++")) is not None

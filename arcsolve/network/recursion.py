@@ -53,6 +53,9 @@ class RecursiveNetwork(nn.Module):
         self.colour = nn.Parameter(torch.randn(CLASSES, width))
         self.slot = nn.Parameter(torch.randn(COLOURS, width))
         self.dihedral = nn.Parameter(torch.randn(DIHEDRALS, width))
+        # Both start as if they were not there, so weights that were trained without them can go on with them.
+        self.hint = nn.Parameter(torch.zeros(CLASSES, width)) if config.hints else None
+        self.copy = nn.Parameter(torch.zeros(())) if config.copy else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.decode = nn.Linear(width, CLASSES, bias=False)
         self.halt = nn.Linear(width, 1)
@@ -71,7 +74,14 @@ class RecursiveNetwork(nn.Module):
         nn.init.zeros_(self.halt.weight)
         nn.init.constant_(self.halt.bias, -5.0)
 
-    def embed(self, cells: Tensor, dihedral: Tensor, colours: Tensor, latents: Tensor) -> Tensor:
+    def embed(
+        self,
+        cells: Tensor,
+        dihedral: Tensor,
+        colours: Tensor,
+        latents: Tensor,
+        hint: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """The input tokens ``x``.
 
         Args:
@@ -79,13 +89,22 @@ class RecursiveNetwork(nn.Module):
             dihedral: integers [B], the view's symmetry.
             colours: integers [B, 10]; entry ``k`` is the colour that plays original colour ``k``.
             latents: [B, P, C], the task's latents.
+            hint: the output's classes, integers [B, H, W], and where they are shown, booleans [B, H, W]; training only,
+                and only with ``config.hints``.
 
         Returns:
             [B, P + 11 + H * W, C].
         """
+        if not self.config.told:
+            dihedral = torch.zeros_like(dihedral)
+            colours = torch.arange(COLOURS, device=colours.device).expand_as(colours)
         roles = self.colour[colours] + self.slot
         prefix = torch.cat([latents, self.dihedral[dihedral][:, None], roles], dim=1)
-        return torch.cat([prefix, self.colour[cells].flatten(1, 2)], dim=1)
+        canvas = self.colour[cells]
+        if hint is not None and self.hint is not None:
+            output, shown = hint
+            canvas = canvas + self.hint[output] * shown[..., None]
+        return torch.cat([prefix, canvas.flatten(1, 2)], dim=1)
 
     def start(self, batch: int, tokens: int, noise: Tensor | None = None) -> State:
         """The state before the first step, [B, T, C] each: fixed vectors, or ``h0`` from ``noise`` [B, T, C]."""
@@ -122,8 +141,8 @@ class RecursiveNetwork(nn.Module):
         h = self._function(h + l, cos, sin, height, width)
         if noise is not None:
             h = h + noise
-        cells = h[:, self.config.prefix :].reshape(len(h), height, width, -1)
-        logits = self.decode(cells)
+        read = h if self.copy is None else h + self.copy * x
+        logits = self.decode(read[:, self.config.prefix :].reshape(len(h), height, width, -1))
         # The trunk learns to solve, not to please the halting head: no gradient flows back from it.
         halting = self.halt(rms_norm(h[:, 0].detach()))[:, 0]
         return StepOutput(State(h, l), logits, halting)

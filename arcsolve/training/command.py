@@ -15,13 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from arcsolve.errors import ArcsolveError
 from arcsolve.network.device import choose_device
 from arcsolve.network.weights import load_weights
+from arcsolve.training import checkpoint
+from arcsolve.training.distributed import World, join
 from arcsolve.training.gate import GOALS, run_gate
-from arcsolve.training.loop import Budget, Trainer
+from arcsolve.training.loop import Budget, run
 from arcsolve.training.pack import Pack
 from arcsolve.training.presets import DEFAULT_UPDATES, PRESETS, TrainConfig
+from arcsolve.training.trainer import Trainer
 
 Report = Callable[[dict[str, Any]], None]
 SWITCHES: dict[str, dict[str, Any]] = {
@@ -35,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     """The options of ``arcsolve train``."""
     made = argparse.ArgumentParser(
         prog="arcsolve train",
-        description="Train the network on a data pack. The same command goes on where a run was stopped or killed.",
+        description="Train the network on a data pack. The same command goes on where a run was stopped or killed. "
+        "Several GPUs: torchrun --nproc-per-node=2 -m arcsolve.training ...",
     )
     made.add_argument("--pack", type=Path, required=True, help="data pack, from `arcsolve data pack`")
     made.add_argument("--out", type=Path, help="run folder: checkpoint, weights, log (default: runs/PRESET)")
@@ -47,9 +53,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--minutes", type=_positive(float), help="stop after so much wall time, resumed time included")
     made.add_argument("--every", type=_positive(float), default=300.0, help="seconds between checkpoints (300)")
     made.add_argument("--from", dest="initial", type=Path, help="weights to start from, at the ends of the ramps")
+    made.add_argument("--ramp-depth", action="store_true", help="with --from: climb the ramp of depth once more")
     made.add_argument("--rate", type=_positive(float), default=1.0, help="factor on the preset's learning rates (1)")
     made.add_argument("--max-side", type=_positive(int), help="leave out pairs with a longer side")
-    made.add_argument("--width", type=_positive(int), help="channels instead of the preset's (hidden: 3 times that)")
+    made.add_argument(
+        "--width",
+        type=_positive(int),
+        help="channels instead of the preset's (hidden: 3 times that; heads keep their width); weights of a narrower "
+        "network are widened, which does not change what they compute",
+    )
+    made.add_argument("--threads", type=_positive(int), help="CPU threads (default: all)")
     made.add_argument(
         "--gate",
         action="store_true",
@@ -82,24 +95,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.gate or options.gate_switch:
         return _gate(pack, options)
     config = _config(options)
-    device = choose_device(options.device)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    world, device = join(choose_device(options.device))
+    try:
+        return _train(options, config, pack, device, world)
+    finally:
+        world.close()
+
+
+def _train(options: argparse.Namespace, config: TrainConfig, pack: Pack, device: torch.device, world: World) -> int:
     folder: Path = options.out or Path("runs") / options.preset
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArcsolveError(f"{folder}: {error.strerror or error}") from error
     initial = load_weights(options.initial) if options.initial else None
-    trainer = Trainer(config, pack, device, initial)
-    if (folder / "state.pt").exists():
-        trainer.load(folder)
-        print(f"{folder}: going on from update {trainer.counters.updates}", file=sys.stderr)
-    budget = _budget(options)
-    with _stop_signal() as stopped, _progress(budget, trainer, options.json) as report:
-        trainer.run(budget, folder=folder, every=options.every, report=report, stopped=stopped)
-    if stopped():
-        print(f"{folder}: stopped at update {trainer.counters.updates}; the same command goes on", file=sys.stderr)
+    trainer = Trainer(config, pack, device, initial, world)
+    say: Callable[[str], None] = (lambda line: None) if world.rank else _say
+    if checkpoint.exists(folder):
+        checkpoint.load(trainer, folder, say)
+        say(f"{folder}: going on from update {trainer.counters.updates}")
+    if config.compile and not trainer.compiled:
+        say("no C++ compiler (or Triton) is installed: training goes on uncompiled, at about half the speed")
+    with _stop_signal() as stopped, _progress(options.json) as report:
+        done = run(
+            trainer, _budget(options), folder=folder, every=options.every, report=report, warn=say, stopped=stopped
+        )
+    if not done:
+        say(f"{folder}: stopped at update {trainer.counters.updates}; the same command goes on")
         return 130
-    print(f"{folder / 'weights.safetensors'}: {trainer.counters.presentations} presentations", file=sys.stderr)
+    say(f"{folder / checkpoint.WEIGHTS}: {trainer.counters.presentations} presentations")
     return 0
 
 
@@ -108,11 +134,14 @@ def _config(options: argparse.Namespace) -> TrainConfig:
     if options.max_side:
         config = replace(config, max_side=options.max_side)
     if options.width:
-        network = replace(config.network, width=options.width, hidden=3 * options.width)
-        if options.width % (4 * network.heads):
-            raise ArcsolveError(f"--width {options.width}: must be a multiple of {4 * network.heads}")
+        head = config.network.width // config.network.heads
+        if options.width % head:
+            raise ArcsolveError(f"--width {options.width}: must be a multiple of {head}")
+        network = replace(config.network, width=options.width, hidden=3 * options.width, heads=options.width // head)
         config = replace(config, network=network)
-    return config.at_full_ramps() if options.initial else config
+    if not options.initial:
+        return config
+    return config.at_full_views() if options.ramp_depth else config.at_full_ramps()
 
 
 def _budget(options: argparse.Namespace) -> Budget:
@@ -154,6 +183,10 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _print_row(row: dict[str, Any]) -> None:
     print(
         f"{row['progress']:6.1%}  update {row['update']}  {row['presentations']} presentations"
@@ -165,7 +198,7 @@ def _print_row(row: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _progress(budget: Budget, trainer: Trainer, as_json: bool) -> Iterator[Report]:
+def _progress(as_json: bool) -> Iterator[Report]:
     """How lines of the log are shown: JSON on stdout, a bar where there are rich and a terminal, else plain lines."""
     if as_json:
         yield lambda row: print(json.dumps(row), flush=True)

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from arcsolve.errors import ArcsolveError
-from arcsolve.training.loop import Budget, Trainer
+from arcsolve.training.loop import Budget, run
 from arcsolve.training.pack import Pack
 from arcsolve.training.presets import TrainConfig, gate_config
+from arcsolve.training.trainer import Trainer
 
 TASKS = 32
 WINDOW = 100
@@ -62,9 +63,8 @@ def run_gate(
         latest.update(row)
         report(row)
 
-    trainer.run(
-        Budget(updates=updates or limit), log_updates=WINDOW, report=keep, stopped=lambda: latest["exact"] >= goal
-    )
+    budget = Budget(updates=updates or limit)
+    run(trainer, budget, log_updates=WINDOW, report=keep, stopped=lambda: latest["exact"] >= goal)
     return {
         "views": views,
         "switches": switches,

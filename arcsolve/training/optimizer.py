@@ -10,7 +10,7 @@ from arcsolve.training.presets import TrainConfig
 
 
 def optimizers(network: RecursiveNetwork, bank: TaskLatents, config: TrainConfig) -> list[Optimizer]:
-    """Muon over the matrices of the blocks (its steps scaled to match AdamW's), AdamW over the rest.
+    """Muon over the matrices of the blocks (its steps scaled to match AdamW's) or AdamW, AdamW over the rest.
 
     Every group keeps its full rate under ``base``, from which :func:`set_rate` sets the current one.
     """
@@ -18,7 +18,15 @@ def optimizers(network: RecursiveNetwork, bank: TaskLatents, config: TrainConfig
     embeddings = [network.colour, network.slot, network.dihedral]
     chosen = {id(p) for p in matrices + embeddings}
     others = [p for p in network.parameters() if id(p) not in chosen]
-    muon = Muon(matrices, lr=config.muon_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+    matrix_optimizer: Optimizer
+    if config.optimizer == "muon":
+        matrix_optimizer = Muon(
+            matrices, lr=config.muon_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+    else:
+        matrix_optimizer = AdamW(
+            matrices, lr=config.muon_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95), fused=True
+        )
     adam = AdamW(
         [
             {"params": embeddings, "lr": config.adam_rate, "weight_decay": config.weight_decay / 10},
@@ -26,8 +34,9 @@ def optimizers(network: RecursiveNetwork, bank: TaskLatents, config: TrainConfig
             {"params": [bank.rows], "lr": config.latent_rate, "weight_decay": config.weight_decay / 10},
         ],
         betas=(0.9, 0.95),
+        fused=True,
     )
-    made: list[Optimizer] = [muon, adam]
+    made: list[Optimizer] = [matrix_optimizer, adam]
     for optimizer in made:
         for group in optimizer.param_groups:
             group["base"] = group["lr"]

@@ -31,6 +31,7 @@ class Batch(NamedTuple):
         dihedral: integers [B].
         colours: integers [B, 10].
         task: integers [B], rows of the bank.
+        shown: booleans [B, H, W], cells whose target the network may see as a hint; ``None`` for no hints.
     """
 
     cells: Tensor
@@ -38,6 +39,7 @@ class Batch(NamedTuple):
     dihedral: Tensor
     colours: Tensor
     task: Tensor
+    shown: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +147,8 @@ class BatchSampler:
         prefix: tokens before the cells.
         generated_share: share of presentations drawn from generated pairs.
         margin: share of batches on a canvas one size larger, so that a margin says nothing about the output.
+        hint_share: share of presentations that show a random part of the output (DIS, 2511.16886).
+        multiple: what the presentations in a batch must be a multiple of: processes that share it.
     """
 
     def __init__(
@@ -158,10 +162,14 @@ class BatchSampler:
         prefix: int,
         generated_share: float,
         margin: float,
+        hint_share: float = 0.0,
+        multiple: int = 1,
     ) -> None:
         self.store = store
         self.sides = sides
         self.margin = margin
+        self.hint_share = hint_share
+        self.multiple = multiple
         self.prefix = prefix
         self.tokens = tokens
         self.most = most
@@ -185,25 +193,36 @@ class BatchSampler:
 
     def size(self, height: int, width: int) -> int:
         """Presentations in a batch of this canvas."""
-        return max(1, min(self.most, self.tokens // (height * width + self.prefix)))
+        count = min(self.most, self.tokens // (height * width + self.prefix))
+        return max(1, count // self.multiple) * self.multiple
 
     def draw(self, stage: str, generator: torch.Generator, host: torch.Generator, pool: Tensor) -> Batch:
         """One batch; ``generator`` lives on the device, ``host`` on the CPU (it draws what decides a shape)."""
         bucket = self.buckets[int(torch.multinomial(self.shares, 1, generator=host))]
         grow, transposed = (torch.rand(2, generator=host) < torch.tensor([self.margin, 0.5])).tolist()
         height, width = bucket.height, bucket.width
-        count = self.size(height, width)
         if grow:
             height, width = self._larger(height), self._larger(width)
+        # Of the canvas as it is drawn, so that a canvas always comes in one batch size: each new shape is compiled.
+        count = self.size(height, width)
         if transposed := transposed and stage != "identity":
             height, width = width, height
         chosen = torch.multinomial(bucket.weights, count, replacement=True, generator=generator)
         view = draw_views(count, stage, transposed, generator, pool)
         shift = torch.rand(count, 2, generator=generator, device=self.store.device)
-        return self.store.batch(bucket.pairs[chosen], view, height, width, shift)
+        batch = self.store.batch(bucket.pairs[chosen], view, height, width, shift)
+        return batch._replace(shown=_draw_hints(batch, self.hint_share, generator)) if self.hint_share else batch
 
     def _larger(self, side: int) -> int:
         return self.sides[min(self.sides.index(side) + 1, len(self.sides) - 1)]
+
+
+def _draw_hints(batch: Batch, share: float, generator: torch.Generator) -> Tensor:
+    """Cells to show, booleans [B, H, W]: in ``share`` of the samples, a random part of the canvas."""
+    part, chosen = torch.rand(2, len(batch.cells), 1, 1, generator=generator, device=generator.device)
+    cells = torch.rand(batch.cells.shape, generator=generator, device=generator.device)
+    shown: Tensor = (cells < part) & (chosen < share)
+    return shown
 
 
 def _pair_weights(generated: NDArray[np.bool_], cells: NDArray[np.int64], share: float) -> NDArray[np.float64]:

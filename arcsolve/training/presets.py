@@ -23,8 +23,12 @@ class TrainConfig:
         generated_share: share of presentations drawn from generated pairs.
         margin: share of batches on a canvas one size larger.
         views: ramp of views: (from, stage).
+        pool: colour maps in the ``pool`` stage of views.
         depth: ramp of depth: (from, inner steps ``n``, supervision steps ``N``).
-        muon_rate: learning rate of the matrices, for ``torch.optim.Muon`` with ``match_rms_adamw``.
+        update_each_step: an update after each supervision step (TRM) instead of one on their mean loss.
+        hint_share: share of presentations that show part of the output, for networks with ``hints``.
+        optimizer: ``muon`` (``torch.optim.Muon`` with ``match_rms_adamw``) or ``adamw``, for the matrices.
+        muon_rate: learning rate of the matrices.
         adam_rate: learning rate of embeddings, gains, convolution and heads.
         latent_rate: learning rate of the task latents; rate x expected visits should be about 2 to 3.
         weight_decay: of the matrices; embeddings have a tenth of it.
@@ -32,8 +36,8 @@ class TrainConfig:
         warmup: share of the budget over which rates rise.
         decay: share of the budget, at its end, over which rates fall to 0.
         ema: decay of the averaged weights, per update.
-        bf16: autocast to bfloat16.
-        compile: compile the blocks.
+        bf16: autocast to bfloat16 where the device multiplies matrices faster in it.
+        compile: compile the blocks where that is possible.
         seed: of initial weights and every draw.
     """
 
@@ -45,7 +49,11 @@ class TrainConfig:
     generated_share: float = 0.3
     margin: float = 0.15
     views: tuple[tuple[float, str], ...] = ((0.0, "identity"), (0.02, "dihedral"), (0.08, "pool"), (0.2, "all"))
+    pool: int = 16
     depth: tuple[tuple[float, int, int], ...] = ((0.0, 1, 1), (0.33, 2, 2), (0.55, 2, 4), (0.75, 4, 6))
+    update_each_step: bool = False
+    hint_share: float = 0.0
+    optimizer: str = "muon"
     muon_rate: float = 1e-3
     adam_rate: float = 1e-3
     latent_rate: float = 1e-2
@@ -77,9 +85,13 @@ class TrainConfig:
         names = ("muon_rate", "adam_rate", "latent_rate")
         return replace(self, **{name: factor * getattr(self, name) for name in names})
 
+    def at_full_views(self) -> TrainConfig:
+        """The same run with all views from the start: for weights that have climbed that ramp."""
+        return replace(self, views=((0.0, *self.views[-1][1:]),))
+
     def at_full_ramps(self) -> TrainConfig:
-        """The same run with all views and its full depth from the start: for weights that have climbed the ramps."""
-        return replace(self, views=((0.0, *self.views[-1][1:]),), depth=((0.0, *self.depth[-1][1:]),))
+        """The same run with all views and its full depth from the start."""
+        return replace(self.at_full_views(), depth=((0.0, *self.depth[-1][1:]),))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a checkpoint or a log."""
@@ -88,15 +100,18 @@ class TrainConfig:
 
 _CPU = TrainConfig(
     network=NetworkConfig(width=128, heads=4, hidden=384, inner_steps=1, steps=2, halting=True),
-    sides=(5, 8, 10, 13, 16, 20, 25, 30),
-    max_side=10,
-    tokens=2_000,
+    sides=(6, 10, 13, 16, 20, 25, 30),
+    max_side=16,
+    tokens=2_400,
     most=16,
     muon_rate=1e-3,
     adam_rate=1e-3,
     latent_rate=5e-3,
     # Depth is bought late: on few presentations a shallow net learns more, and twice as many of them fit the time.
-    depth=((0.0, 1, 1), (0.7, 1, 2)),
+    depth=((0.0, 1, 1), (0.6, 1, 2)),
+    decay=0.3,
+    bf16=True,
+    compile=True,
 )
 
 PRESETS = {
@@ -128,10 +143,13 @@ def gate_config(seed: int, views: str, **switches: Any) -> TrainConfig:
         network=network,
         max_side=10,
         sides=(5, 8, 10),
+        tokens=2_000,
         generated_share=0.0,
         margin=0.0,
         views=((0.0, views),),
         depth=((0.0, 1, 1),),
         latent_rate=3e-2,
+        decay=0.25,
+        compile=False,
         seed=seed,
     )

@@ -1,0 +1,232 @@
+"""The trainer: a network, its bank and optimizers; draws a batch, learns from it, averages, keeps count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from arcsolve.errors import ArcsolveError
+from arcsolve.network.device import can_compile, has_bf16
+from arcsolve.network.recursion import RecursiveNetwork, State, TaskLatents
+from arcsolve.network.weights import BANK, NETWORK, Weights, save_weights
+from arcsolve.network.widen import widen
+from arcsolve.training.distributed import World
+from arcsolve.training.guard import fingerprint
+from arcsolve.training.objective import Losses, Objective, normal_from
+from arcsolve.training.optimizer import Average, optimizers, set_rate
+from arcsolve.training.pack import Pack
+from arcsolve.training.pairs import Batch, BatchSampler, PairStore, random_colours
+from arcsolve.training.presets import TrainConfig
+
+SHAPES = 128
+"""Canvas sizes that may be compiled; past its own limit of 8, torch would quietly run the rest uncompiled."""
+
+
+@dataclass
+class Counters:
+    """What the run has done so far."""
+
+    updates: int = 0
+    presentations: int = 0
+    supervision_steps: int = 0
+    seconds: float = 0.0
+    flop: float = 0.0
+
+
+class Learned(NamedTuple):
+    """Of an update's presentations in this process: last-step loss [B] in nats a cell, and whether exact [B]."""
+
+    nats: Tensor
+    exact: Tensor
+
+
+class Trainer:
+    """One run: a network, its bank of task latents and everything needed to go on exactly where it stopped.
+
+    Args:
+        config: the run's settings.
+        pack: training pairs; those with a side over ``config.max_side`` are left out.
+        device: where to train.
+        initial: weights to start from, widened where the network is a multiple of theirs; rows of tasks that they know
+            are kept, the others start at the bank's mean.
+        world: the processes that train together.
+
+    Raises:
+        ArcsolveError: no pair fits, or ``initial`` has other sizes.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        pack: Pack,
+        device: torch.device,
+        initial: Weights | None = None,
+        world: World | None = None,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.device = device
+        self.world = world or World()
+        self.pack = pack.select(pack.sizes.max(axis=1) <= config.max_side)
+        if not len(self.pack):
+            raise ArcsolveError(f"no pair of the pack has all sides within {config.max_side}")
+        self.initial = initial
+        official = (self.pack.pair(i) for i in range(len(self.pack)) if not self.pack.generated[i])
+        self.seen = frozenset(fingerprint(*pair) for pair in official) | (initial.seen if initial else frozenset())
+        network, bank = RecursiveNetwork(config.network), self._bank()
+        if initial is not None:
+            start_from(network, bank, self.pack.ids, initial)
+        self.network, self.bank = network.to(device), bank.to(device)
+        self.optimizers = optimizers(self.network, self.bank, config)
+        self.average = Average(self.tensors(), config.ema)
+        # Two generators: shapes are decided on the CPU, so that the device is never waited for.
+        self.host = torch.Generator().manual_seed(config.seed)
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.pool = random_colours(config.pool, self.generator)
+        self.sampler = BatchSampler(
+            PairStore(self.pack, device),
+            self.pack,
+            config.sides,
+            tokens=config.tokens,
+            most=config.most,
+            prefix=config.network.prefix,
+            generated_share=config.generated_share,
+            margin=config.margin,
+            hint_share=config.hint_share,
+            multiple=self.world.size,
+        )
+        self.counters = Counters()
+        self.slowed = 1.0  # factor on the rates after rollbacks
+        self.depth = config.depth_at(0.0)
+        self.bf16 = config.bf16 and has_bf16(device)
+        self.compiled = config.compile and can_compile(device)
+        if self.compiled:
+            torch._dynamo.config.recompile_limit = SHAPES
+            for block in self.network.blocks:
+                block.compile(dynamic=False)
+        self.objective: nn.Module = self.world.wrap(Objective(self.network, self.bank))
+
+    def _bank(self) -> TaskLatents:
+        return TaskLatents(len(self.pack.ids), self.config.network)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is trained, by its name in a weights file."""
+        tensors: dict[str, Tensor] = {NETWORK + n: p for n, p in self.network.named_parameters()}
+        return tensors | {BANK: self.bank.rows}
+
+    def update(self, progress: float) -> Learned:
+        """Learn from one batch: one optimizer update, or one after each supervision step where so configured."""
+        batch = self.draw(progress)
+        for losses in self.learn(batch):
+            self.apply(progress)
+            learned = Learned(losses.nats, losses.exact)
+        self.count(batch)
+        return learned
+
+    def draw(self, progress: float) -> Batch:
+        """This process's share of the next batch."""
+        self.depth = self.config.depth_at(progress)
+        whole = self.sampler.draw(self.config.stage(progress), self.generator, self.host, self.pool)
+        return self.world.share_batch(whole)
+
+    def learn(self, batch: Batch) -> Iterator[Losses]:
+        """Forward and backward; the gradients stand at every yield, where they are to be applied."""
+        inner, steps = self.depth
+        rounds, each = (steps, 1) if self.config.update_each_step else (1, steps)
+        state: State | None = None
+        normal = self.world.share_normal(normal_from(self.generator, self.device))
+        precision = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+        for _ in range(rounds):
+            with precision:
+                losses: Losses = self.objective(batch, each, inner, normal, state)
+            losses.total.backward()  # type: ignore[no-untyped-call]
+            yield losses
+            state = losses.state
+
+    def apply(self, progress: float) -> None:
+        """One step of every optimizer on the gradients that stand, and of the averaged weights."""
+        tensors = self.tensors()
+        torch.nn.utils.clip_grad_norm_(list(tensors.values()), self.config.clip)
+        set_rate(self.optimizers, self.slowed * self.config.rate(progress))
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.average.update(tensors, self.counters.updates)
+        self.counters.updates += 1
+
+    def count(self, batch: Batch) -> None:
+        """Add a batch, as it is over all processes, to the counters."""
+        (inner, steps), (count, height, width) = self.depth, batch.cells.shape
+        count *= self.world.size
+        self.counters.presentations += count
+        self.counters.supervision_steps += count * steps
+        self.counters.flop += 3 * count * steps * self.config.network.step_flop(height * width, inner)
+
+    def save_weights(self, path: Path) -> None:
+        """Write the averaged weights with their provenance.
+
+        Raises:
+            ArcsolveError: the file cannot be written.
+        """
+        arrays = {name: tensor.float().cpu().numpy() for name, tensor in self.average.tensors.items()}
+        bank = arrays.pop(BANK)
+        network = {name.removeprefix(NETWORK): array for name, array in arrays.items()}
+        network |= {name: buffer.cpu().numpy() for name, buffer in self.network.named_buffers()}
+        initial = self.initial
+        # Of a run stopped on its depth ramp, the depth that it reached: more steps than trained break the network.
+        inner, steps = self.depth
+        save_weights(
+            path,
+            replace(self.config.network, inner_steps=inner, steps=steps),
+            self.pack.ids,
+            network,
+            bank,
+            self.seen,
+            {
+                "protocol": "per-task",
+                "data_sha256": self.pack.hash,
+                "device": device_name(self.device),
+                "config": self.config.to_json(),
+                **asdict(self.counters),
+                "initial": {"sha256": initial.sha256, "training": initial.training} if initial else None,
+            },
+        )
+
+
+def device_name(device: torch.device) -> str:
+    """What a score or a ledger calls the device: ``cpu``, or the GPU's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def start_from(network: RecursiveNetwork, bank: TaskLatents, ids: tuple[str, ...], initial: Weights) -> None:
+    """Copy weights into a new network and bank, widened where the network is a multiple of theirs.
+
+    Buffers too, since the network has learned around them.
+
+    Raises:
+        ArcsolveError: the sizes do not fit.
+    """
+    tensors, latents = initial.network, initial.bank
+    factor, rest = divmod(network.config.width, initial.config.width)
+    if factor > 1 and not rest:
+        _, tensors, latents = widen(initial.config, tensors, latents, factor)
+    # What starts as if it were not there may be missing.
+    absent = {name: value for name, value in network.state_dict().items() if name in ("copy", "hint")}
+    other_sizes = f"{initial.path}: these weights have other sizes than this run's network"
+    if latents.shape[1:] != bank.rows.shape[1:]:
+        raise ArcsolveError(other_sizes)
+    try:
+        network.load_state_dict(absent | {name: torch.from_numpy(array) for name, array in tensors.items()})
+    except RuntimeError as error:
+        raise ArcsolveError(other_sizes) from error
+    known = {task: row for row, task in enumerate(initial.tasks)}
+    rows = torch.from_numpy(latents)
+    with torch.no_grad():
+        for index, task in enumerate(ids):
+            bank.rows[index] = rows[known[task]] if task in known else rows.mean(0)
