@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "arcsolve"
-ORDER = ["errors", "files", "arc", "views", "canvas", "shapes", "network", "training", "inference", "render", "cli"]
+ORDER = "errors files arc views canvas shapes network training inference render lab cli".split()
 
 
 def part(module: str) -> str:

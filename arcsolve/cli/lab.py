@@ -1,0 +1,115 @@
+"""``arcsolve lab``: the experiments behind the claims."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from arcsolve.cli.console import Consoles, color_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@click.group(help="Experiments that anyone can rerun.")
+def lab() -> None:
+    pass
+
+
+@lab.command(
+    help="Train a small network on forty small tasks with one change at a time to the recipe (ARMS; default: all), and "
+    "compare what it knows of outputs that it never saw. Hours on one core for all arms and three seeds; results are "
+    "kept as they come, and the same command goes on where it was stopped."
+)
+@click.argument("arms", nargs=-1)
+@click.option(
+    "--pack",
+    "pack_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Data pack with generated pairs, from `arcsolve data pack`.",
+)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Results, a JSON line a run.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each arm.")
+@click.option("--updates", type=click.IntRange(1), help="Updates of a run (default: 1200).")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object.")
+@color_option
+def recipe(
+    arms: tuple[str, ...],
+    pack_path: Path,
+    output: Path | None,
+    seeds: int,
+    updates: int | None,
+    threads: int,
+    as_json: bool,
+    consoles: Consoles,
+) -> None:
+    import torch
+
+    from arcsolve.files import check_folder
+    from arcsolve.lab import recipe as suite
+    from arcsolve.lab.proxy import UPDATES, Proxy
+    from arcsolve.training.pack import Pack
+
+    runs = suite.plan(arms, seeds)
+    if output is not None:
+        check_folder(output)
+    torch.set_num_threads(threads)
+    data = Proxy.of(Pack.load(pack_path))
+    count = updates or UPDATES
+    done = suite.read(output, data.pack.hash, count) if output is not None else []
+    left = len([one for one in runs if one not in {(row["arm"], row["seed"]) for row in done}])
+    made, began = 0, time.monotonic()
+
+    def finished(row: dict[str, Any]) -> None:
+        nonlocal made
+        made += 1
+        if output is not None:
+            with output.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        spent = time.monotonic() - began
+        click.echo(
+            f"{made}/{left}  {row['arm']} seed {row['seed']}  development {row['development_nats']:.3f} nats  "
+            f"meta-dev {row['meta_dev_nats']:.3f} nats  about {spent / made * (left - made):.0f} s left",
+            err=True,
+        )
+
+    wanted = {name for name, _ in runs}
+    rows = suite.run_recipe(data, runs, done, updates=count, finished=finished)
+    lines = [line for line in suite.summary(rows) if line["arm"] in wanted]
+    if as_json:
+        click.echo(json.dumps({"data_sha256": data.pack.hash, "updates": count, "arms": lines}))
+        return
+    consoles.out.print(_table(lines))
+    consoles.out.print("nats a cell of outputs never seen: less is better; differences to `against`, of equal seeds")
+
+
+def _table(lines: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None)
+    columns = ("arm", "against", "seeds", "train", "development", "difference", "meta-dev", "difference", "exact")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("arm", "against") else "right")
+    for line in lines:
+        table.add_row(
+            line["arm"],
+            line["against"],
+            str(line["seeds"]),
+            f"{line['train_nats']:.3f}",
+            f"{line['development_nats']:.3f}",
+            _difference(line["development_nats_difference"]),
+            f"{line['meta_dev_nats']:.3f}",
+            _difference(line["meta_dev_nats_difference"]),
+            f"{line['development_exact']:.1%} {line['meta_dev_exact']:.1%}",
+        )
+    return table
+
+
+def _difference(value: tuple[float, float] | None) -> str:
+    return "" if value is None else f"{value[0]:+.3f} ± {value[1]:.3f}"
