@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,10 +23,11 @@ from safetensors.numpy import load_file
 from arcsolve.canvas import place
 from arcsolve.errors import ArcsolveError
 from arcsolve.network.weights import load_weights
+from arcsolve.network.widen import widen
 from arcsolve.training import checkpoint
 from arcsolve.training.command import SWITCHES, main
 from arcsolve.training.gate import gate_pack, run_gate
-from arcsolve.training.loop import Budget
+from arcsolve.training.loop import Budget, run
 from arcsolve.training.objective import normal_from, objective
 from arcsolve.training.pairs import BatchSampler, PairStore, ViewDraw, draw_views, random_colours
 from arcsolve.training.presets import PRESETS, gate_config
@@ -241,3 +243,209 @@ def test_the_gate_passes_what_learns_and_fails_what_cannot() -> None:
         assert gate_config(0, "all", **switch).network != gate_config(0, "all").network, name
     with pytest.raises(ArcsolveError, match="the gate needs 32 tasks"):
         run_gate(little_pack(tasks=3), views="identity")
+
+
+def _loop(trainer: Trainer, updates: int, **options: object) -> list[str]:
+    lines: list[str] = []
+    run(trainer, Budget(updates=updates), log_updates=10, warn=lines.append, **options)  # type: ignore[arg-type]
+    return lines
+
+
+def test_a_loss_that_is_no_number_rolls_back_to_good_weights_at_half_the_rates(tmp_path: Path) -> None:
+    trainer = Trainer(TINY, little_pack(), CPU)
+
+    def poison(row: dict[str, object]) -> None:
+        if row["update"] == 40:
+            with torch.no_grad():
+                trainer.network.decode.weight.fill_(torch.nan)
+
+    (line,) = _loop(trainer, 80, report=poison, folder=tmp_path)
+    assert "update 50: the loss is nan" in line
+    assert "rates now times 0.5" in line
+    assert all(tensor.isfinite().all() for tensor in trainer.tensors().values())
+    assert load_weights(tmp_path / "weights.safetensors").training["updates"] == 80
+    rows = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["update"] for row in rows if row.get("rolled_back")] == [50]
+    assert rows[4]["nats"] is None
+
+
+def test_a_loss_that_jumps_rolls_back_and_a_new_stage_does_not_count_as_a_jump() -> None:
+    trainer = Trainer(TINY, little_pack(), CPU)
+
+    def upset(row: dict[str, object]) -> None:
+        if row["update"] == 140:
+            with torch.no_grad():
+                trainer.network.decode.weight.mul_(-20)
+
+    # Views begin at 2%, 8% and 20%, depth at 50%: none of these may be taken for a spike.
+    lines = _loop(trainer, 200, report=upset)
+    assert [line.partition(":")[0] for line in lines] == ["update 150"]
+
+
+def test_a_loss_that_never_recovers_is_an_error() -> None:
+    trainer = Trainer(TINY, little_pack(), CPU)
+
+    def poison(batch: object) -> None:
+        with torch.no_grad():
+            trainer.network.decode.weight.fill_(torch.nan)
+
+    trainer.count = poison  # type: ignore[assignment, method-assign]
+    with pytest.raises(ArcsolveError, match="the loss is nan by update 70, after 6 rollbacks"):
+        _loop(trainer, 500)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    pack_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--pack", str(pack_file), "--preset", "tiny", "--out", str(tmp_path), "--updates"]
+    assert main([*arguments, "3"]) == 0
+    assert main([*arguments, "5"]) == 0
+    state = (tmp_path / "state.pt").read_bytes()
+    (tmp_path / "state.pt").write_bytes(state[: len(state) // 2])
+    capsys.readouterr()
+    assert main([*arguments, "6"]) == 0
+    said = capsys.readouterr().err
+    assert "state.pt: not a checkpoint, or cut short" in said
+    assert "going on from the one before it, state.previous.pt" in said
+    assert "going on from update 3" in said
+
+
+def test_a_full_disk_is_named_and_the_checkpoint_before_it_still_loads(pack_file: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: writing past it fails just the same."""
+    command = [sys.executable, "-m", "arcsolve.training", "--pack", str(pack_file), "--preset", "tiny"]
+    command += ["--out", str(tmp_path), "--updates"]
+    subprocess.run([*command, "4"], check=True, capture_output=True)
+    limit = (tmp_path / "state.pt").stat().st_size // 2
+    full = subprocess.run(
+        [*command, "8"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert full.returncode == 1
+    assert "state.pt: the checkpoint cannot be written" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not list(tmp_path.glob("*.part"))
+    again = subprocess.run([*command, "5"], check=True, capture_output=True, text=True)
+    assert "going on from update 4" in again.stderr
+
+
+def test_a_run_goes_on_where_the_checkpoint_was_made_on_another_device(tmp_path: Path) -> None:
+    trainer = Trainer(TINY, little_pack(), CPU)
+    trainer.update(0.1)
+    checkpoint.save(trainer, tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    # A CUDA generator's state has 16 bytes, which a CPU's generator does not take.
+    state |= {"device": "cuda", "generator": torch.zeros(16, dtype=torch.uint8)}
+    torch.save(state, tmp_path / "state.pt")
+    resumed, said = Trainer(TINY, little_pack(), CPU), []
+    checkpoint.load(resumed, tmp_path, said.append)
+    assert "was made on cuda" in said[0]
+    for name, tensor in trainer.tensors().items():
+        torch.testing.assert_close(resumed.tensors()[name], tensor, rtol=0, atol=0)
+    resumed.update(0.2)
+
+
+def test_an_update_after_each_supervision_step_learns_from_every_one() -> None:
+    trainer = Trainer(replace(TINY, update_each_step=True), little_pack(), CPU)
+    trainer.update(0.9)  # two supervision steps there
+    assert trainer.counters.updates == 2
+    assert trainer.counters.supervision_steps == 2 * trainer.counters.presentations
+
+
+def test_hints_show_a_part_of_the_output_and_only_in_training() -> None:
+    config = replace(TINY, hint_share=0.5, network=replace(TINY.network, hints=True))
+    trainer = Trainer(config, little_pack(), CPU)
+    shown = torch.cat([trainer.draw(0.9).shown.float().flatten(1).mean(1) for _ in range(40)])  # type: ignore[union-attr]
+    assert 0.3 < float((shown == 0).float().mean()) < 0.7
+    assert 0.15 < float(shown.mean()) < 0.35
+    before = trainer.network.hint.detach().clone()  # type: ignore[union-attr]
+    trainer.update(0.9)
+    assert not torch.equal(trainer.network.hint.detach(), before)  # type: ignore[union-attr]
+
+
+def test_a_canvas_always_comes_in_one_batch_size_and_squares_are_square() -> None:
+    """Every further shape would be compiled: half a minute each on a GPU."""
+    pack = little_pack()
+    for square in (False, True):
+        sampler = BatchSampler(
+            PairStore(pack, CPU),
+            pack,
+            (3, 4, 8),
+            tokens=200,
+            most=8,
+            prefix=13,
+            generated_share=0.5,
+            margin=0.5,
+            square=square,
+        )
+        host, generator = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+        drawn = {tuple(sampler.draw("all", generator, host, torch.empty(0)).cells.shape) for _ in range(100)}
+        assert {shape[1:] for shape in drawn} == sampler.canvases()
+        assert len(drawn) == len(sampler.canvases())
+        assert {tuple(b.cells.shape) for b in sampler.each_canvas(generator, torch.empty(0))} == drawn
+        assert square == all(height == width for _, height, width in drawn)
+
+
+def test_a_narrow_network_widened_computes_the_same(weights_file: Path) -> None:
+    narrow = load_weights(weights_file)
+    pack = replace(little_pack(), ids=narrow.tasks)
+    config = replace(TINY, network=replace(TINY.with_width(96).network, steps=2))
+    wide = Trainer(config, pack, CPU, narrow)
+    same = Trainer(TINY, pack, CPU, narrow)
+    with torch.no_grad():
+        batch = same.draw(1.0)
+        losses = [
+            objective(t.network, t.bank(batch.task), batch, steps=2, normal=normal_from(None, CPU)).nats
+            for t in (same, wide)
+        ]
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
+    # Copies that divide their inputs evenly would stay copies: one update must part them.
+    wide.update(0.5)
+    first, second, _ = wide.network.blocks[0].attention.out.weight.detach().chunk(3)
+    assert not torch.allclose(first, second)
+    halves = wide.network.decode.weight.detach().chunk(3, dim=1)
+    assert not torch.allclose(halves[0], halves[1], rtol=1e-3)
+    with pytest.raises(ArcsolveError, match="a factor of 2 or more"):
+        widen(narrow.config, narrow.network, narrow.bank, 1)
+
+
+def test_two_processes_learn_what_one_does(pack_file: Path, tmp_path: Path) -> None:
+    """DistributedDataParallel over gloo: one step's loss and gradient equal the single process's."""
+    program = tmp_path / "one_step.py"
+    program.write_text(
+        "import sys, torch\n"
+        "from dataclasses import replace\n"
+        "from pathlib import Path\n"
+        "from arcsolve.training.distributed import join\n"
+        "from arcsolve.training.pack import Pack\n"
+        "from arcsolve.training.presets import PRESETS\n"
+        "from arcsolve.training.trainer import Trainer\n"
+        "torch.set_num_threads(1)\n"
+        "world, device = join(torch.device('cpu'))\n"
+        "tiny = PRESETS['tiny']\n"
+        "network = replace(tiny.network, random_start=True, noise=0.1, hints=True)\n"
+        "config = replace(tiny, network=network, hint_share=0.5, tokens=4_000)\n"
+        "trainer = Trainer(config, Pack.load(Path(sys.argv[1])), device, world=world)\n"
+        "batch = trainer.draw(0.9)\n"
+        "(losses,) = trainer.learn(batch)\n"
+        "loss = world.mean([float(losses.total.detach())])[0]\n"
+        "grads = {n: t.grad for n, t in trainer.tensors().items()}\n"
+        "if world.rank == 0:\n"
+        "    torch.save({'loss': loss, 'grads': grads, 'size': world.size, 'count': len(batch.cells)}, sys.argv[2])\n"
+        "world.close()\n"
+    )
+    results = []
+    for number, launcher in enumerate(([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"])):
+        out = tmp_path / f"{number}.pt"
+        command = [sys.executable, *launcher, str(program), str(pack_file), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        results.append(torch.load(out, weights_only=True))
+    one, two = results
+    assert (one["size"], two["size"]) == (1, 2)
+    assert one["count"] == 2 * two["count"]
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert one["grads"].keys() == two["grads"].keys()
+    for name, gradient in one["grads"].items():
+        torch.testing.assert_close(two["grads"][name], gradient, rtol=1e-4, atol=1e-6, msg=name)

@@ -27,6 +27,7 @@ COMMANDS = {
     "score": ("arcsolve.cli.score:score_command", "Score a submission file."),
     "data": ("arcsolve.cli.data:data", "Prepare training data."),
     "train": ("arcsolve.cli.train:train", "Train the network."),
+    "bench": ("arcsolve.cli.bench:bench", "Measure this machine."),
     "lab": ("arcsolve.cli.lab:lab", "Rerun the experiments behind the recipe."),
     "export": ("arcsolve.cli.export:export", "Write trained weights for ONNX Runtime."),
 }

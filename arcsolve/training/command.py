@@ -59,8 +59,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--width",
         type=_positive(int),
-        help="channels instead of the preset's (hidden: 3 times that; heads keep their width); weights of a narrower "
-        "network are widened, which does not change what they compute",
+        help="channels instead of the preset's (more heads of the same width); weights of a narrower network are "
+        "widened, which does not change what they compute",
     )
     made.add_argument("--threads", type=_positive(int), help="CPU threads (default: all)")
     made.add_argument(
@@ -134,11 +134,7 @@ def _config(options: argparse.Namespace) -> TrainConfig:
     if options.max_side:
         config = replace(config, max_side=options.max_side)
     if options.width:
-        head = config.network.width // config.network.heads
-        if options.width % head:
-            raise ArcsolveError(f"--width {options.width}: must be a multiple of {head}")
-        network = replace(config.network, width=options.width, hidden=3 * options.width, heads=options.width // head)
-        config = replace(config, network=network)
+        config = config.with_width(options.width)
     if not options.initial:
         return config
     return config.at_full_views() if options.ramp_depth else config.at_full_ramps()

@@ -42,12 +42,11 @@ class World:
         """Draws for the whole batch and keeps this process's samples of it."""
         return lambda shape: self.share(normal((shape[0] * self.size, *shape[1:])))
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with its gradients averaged over the processes."""
+    def wrap(self, module: nn.Module, all_used: bool) -> nn.Module:
+        """The module with its gradients averaged over the processes; ``all_used``: every parameter gets one."""
         if self.size == 1:
             return module
-        # Heads and hints that a configuration leaves untrained get no gradient.
-        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=not all_used)
 
     def mean(self, values: list[float]) -> list[float]:
         """Means over the processes."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -142,6 +144,7 @@ class BatchSampler:
         store: the pairs.
         pack: where they came from.
         sides: the sides that canvases are rounded up to, ascending.
+        square: whether canvases are squares: fewer sizes to compile, more empty cells.
         tokens: cells and prefix of one batch together, the most that it may hold.
         most: presentations in one batch at the most.
         prefix: tokens before the cells.
@@ -162,6 +165,7 @@ class BatchSampler:
         prefix: int,
         generated_share: float,
         margin: float,
+        square: bool = False,
         hint_share: float = 0.0,
         multiple: int = 1,
     ) -> None:
@@ -175,6 +179,8 @@ class BatchSampler:
         self.most = most
         canvas = np.maximum(pack.sizes[:, :2], pack.sizes[:, 2:]).astype(np.int64)
         steps = np.searchsorted(np.array(sides), canvas)
+        if square:
+            steps = np.repeat(steps.max(axis=1, keepdims=True), 2, axis=1)
         weights = _pair_weights(pack.generated, canvas.prod(axis=1), generated_share)
         self.buckets = []
         for bh, bw in np.unique(steps, axis=0):
@@ -200,12 +206,38 @@ class BatchSampler:
         """One batch; ``generator`` lives on the device, ``host`` on the CPU (it draws what decides a shape)."""
         bucket = self.buckets[int(torch.multinomial(self.shares, 1, generator=host))]
         grow, transposed = (torch.rand(2, generator=host) < torch.tensor([self.margin, 0.5])).tolist()
-        height, width = bucket.height, bucket.width
+        return self._fill(bucket, grow, transposed and stage != "identity", stage, generator, pool)
+
+    def canvases(self) -> set[tuple[int, int]]:
+        """The canvas sizes (height, width) that batches come in."""
+        return {canvas for canvas, *_ in self._kinds()}
+
+    def each_canvas(self, generator: torch.Generator, pool: Tensor) -> Iterator[Batch]:
+        """One batch of every canvas size, in views of the last stage: for compiling them all before a measurement."""
+        seen: set[tuple[int, int]] = set()
+        for canvas, bucket, grow, transposed in self._kinds():
+            if canvas not in seen:
+                seen.add(canvas)
+                yield self._fill(bucket, grow, transposed, "all", generator, pool)
+
+    def _kinds(self) -> Iterator[tuple[tuple[int, int], Bucket, bool, bool]]:
+        growing = (False, True) if self.margin else (False,)
+        for bucket, grow, transposed in product(self.buckets, growing, (False, True)):
+            height, width = self._canvas(bucket, grow)
+            yield (width, height) if transposed else (height, width), bucket, grow, transposed
+
+    def _canvas(self, bucket: Bucket, grow: bool) -> tuple[int, int]:
         if grow:
-            height, width = self._larger(height), self._larger(width)
+            return self._larger(bucket.height), self._larger(bucket.width)
+        return bucket.height, bucket.width
+
+    def _fill(
+        self, bucket: Bucket, grow: bool, transposed: bool, stage: str, generator: torch.Generator, pool: Tensor
+    ) -> Batch:
+        height, width = self._canvas(bucket, grow)
         # Of the canvas as it is drawn, so that a canvas always comes in one batch size: each new shape is compiled.
         count = self.size(height, width)
-        if transposed := transposed and stage != "identity":
+        if transposed:
             height, width = width, height
         chosen = torch.multinomial(bucket.weights, count, replacement=True, generator=generator)
         view = draw_views(count, stage, transposed, generator, pool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from arcsolve.errors import ArcsolveError
 from arcsolve.network.config import NetworkConfig
 
 
@@ -17,6 +18,7 @@ class TrainConfig:
     Attributes:
         network: sizes; ``inner_steps`` and ``steps`` are the ends of the depth ramp.
         sides: sides that canvases are rounded up to.
+        square: whether canvases are squares: fewer sizes to compile, more empty cells.
         max_side: pairs with a longer canvas are left out.
         tokens: tokens in a batch at the most, before a margin enlarges its canvas.
         most: most presentations in a batch.
@@ -43,6 +45,7 @@ class TrainConfig:
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     sides: tuple[int, ...] = (8, 12, 16, 20, 25, 30)
+    square: bool = False
     max_side: int = 30
     tokens: int = 16_384
     most: int = 64
@@ -84,6 +87,18 @@ class TrainConfig:
         """The same run with every learning rate times ``factor``."""
         names = ("muon_rate", "adam_rate", "latent_rate")
         return replace(self, **{name: factor * getattr(self, name) for name in names})
+
+    def with_width(self, width: int) -> TrainConfig:
+        """The same run with another width: heads keep theirs, and their number and the hidden units go with it.
+
+        Raises:
+            ArcsolveError: the width is no multiple of a head's.
+        """
+        head = self.network.width // self.network.heads
+        if width % head:
+            raise ArcsolveError(f"--width {width}: must be a multiple of {head}")
+        hidden = self.network.hidden * width // self.network.width
+        return replace(self, network=replace(self.network, width=width, hidden=hidden, heads=width // head))
 
     def at_full_views(self) -> TrainConfig:
         """The same run with all views from the start: for weights that have climbed that ramp."""
@@ -128,7 +143,11 @@ PRESETS = {
     ),
     "cpu": _CPU,
     "gpu": TrainConfig(
-        network=NetworkConfig(inner_steps=4, steps=6, halting=True, random_start=True), bf16=True, compile=True
+        network=NetworkConfig(inner_steps=4, steps=6, halting=True),
+        # Triton takes ten seconds for each canvas size, and 36 rectangles would be a fifth of half an hour.
+        square=True,
+        bf16=True,
+        compile=True,
     ),
 }
 

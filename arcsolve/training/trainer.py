@@ -98,6 +98,7 @@ class Trainer:
             prefix=config.network.prefix,
             generated_share=config.generated_share,
             margin=config.margin,
+            square=config.square,
             hint_share=config.hint_share,
             multiple=self.world.size,
         )
@@ -110,7 +111,7 @@ class Trainer:
             torch._dynamo.config.recompile_limit = SHAPES
             for block in self.network.blocks:
                 block.compile(dynamic=False)
-        self.objective: nn.Module = self.world.wrap(Objective(self.network, self.bank))
+        self.objective: nn.Module = self.world.wrap(Objective(self.network, self.bank), config.network.halting)
 
     def _bank(self) -> TaskLatents:
         return TaskLatents(len(self.pack.ids), self.config.network)
