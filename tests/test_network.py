@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from arcsolve.errors import FormatError
+from arcsolve.network.block import attend
 from arcsolve.network.config import NetworkConfig
+from arcsolve.network.device import can_compile, has_bf16
 from arcsolve.network.recursion import RecursiveNetwork
 
 TINY = NetworkConfig(width=32, heads=4, hidden=64, latents=2)
@@ -87,3 +91,54 @@ def test_random_starts_and_noise_reach_the_answer() -> None:
     plain = network.step(x, network.start(1, x.shape[1]), 3, 3).logits
     assert not np.allclose(plain.detach(), network.step(x, network.start(1, x.shape[1]), 3, 3, noise).logits.detach())
     assert not np.allclose(plain.detach(), network.step(x, network.start(1, x.shape[1], noise), 3, 3).logits.detach())
+
+
+def test_attention_is_the_same_with_and_without_gradients() -> None:
+    """On a CPU training multiplies the products out, since the fused kernel's backward pass is slow there."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 7, 8, generator=generator) for _ in range(3))
+    with torch.no_grad():
+        fused = attend(q, k, v)
+    torch.testing.assert_close(attend(q, k, v), fused)
+
+
+def test_what_starts_as_if_it_were_not_there_changes_nothing() -> None:
+    plain = NetworkConfig(width=16, heads=2, hidden=32, latents=2)
+    torch.manual_seed(0)
+    network = RecursiveNetwork(plain)
+    more = RecursiveNetwork(replace(plain, copy=True, hints=True))
+    more.load_state_dict(network.state_dict(), strict=False)
+    cells, latents = torch.randint(0, 11, (2, 4, 3)), torch.randn(2, 2, 16)
+    dihedral, colours = torch.tensor([1, 6]), torch.arange(10).expand(2, 10)
+    hint = (cells, torch.ones_like(cells, dtype=torch.bool))
+    one = network.embed(cells, dihedral, colours, latents)
+    two = more.embed(cells, dihedral, colours, latents, hint)
+    state = network.start(2, one.shape[1])
+    torch.testing.assert_close(network.step(one, state, 4, 3).logits, more.step(two, state, 4, 3).logits)
+    with torch.no_grad():
+        more.copy.fill_(1.0)  # type: ignore[union-attr]
+    assert not torch.allclose(network.step(one, state, 4, 3).logits, more.step(two, state, 4, 3).logits)
+
+
+def test_without_the_convolution_cells_see_each_other_through_attention_alone() -> None:
+    config = NetworkConfig(width=16, heads=2, hidden=32, latents=2, convolution=False)
+    network = RecursiveNetwork(config)
+    assert not any("neighbours" in name for name, _ in network.named_parameters())
+    assert config.step_flop(9) < replace(config, convolution=True).step_flop(9)
+    x = network.embed(
+        torch.zeros(1, 3, 3, dtype=torch.long), torch.tensor([0]), torch.arange(10)[None], torch.randn(1, 2, 16)
+    )
+    assert network.step(x, network.start(1, x.shape[1]), 3, 3).logits.shape == (1, 3, 3, 11)
+
+
+@pytest.mark.parametrize(("capable", "bf16"), [({"amx_bf16": True}, True), ({"avx512_bf16": True}, False), ({}, False)])
+def test_bfloat16_is_for_processors_with_tiles(
+    capable: dict[str, bool], bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capable, raising=False)
+    assert has_bf16(torch.device("cpu")) == bf16
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not can_compile(torch.device("cpu"))

@@ -25,6 +25,7 @@ def bench() -> None:
 @click.option("--seconds", type=click.FloatRange(1), default=30.0, show_default=True, help="Of measuring each.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads (default: all).")
 @click.option("--width", type=click.IntRange(1), help="Channels instead of the preset's.")
+@click.option("--fp32", is_flag=True, help="In float32 even where the device is faster in bfloat16.")
 @click.option(
     "--pack",
     "pack_path",
@@ -39,10 +40,13 @@ def train(
     seconds: float,
     threads: int | None,
     width: int | None,
+    fp32: bool,
     pack_path: Path | None,
     as_json: bool,
     consoles: Consoles,
 ) -> None:
+    from dataclasses import replace
+
     import torch
     from rich.table import Table
 
@@ -55,6 +59,8 @@ def train(
     if preset not in PRESETS:
         raise click.BadParameter(f"expected one of {', '.join(PRESETS)}", param_hint="--preset")
     config = PRESETS[preset] if width is None else PRESETS[preset].with_width(width)
+    if fp32:
+        config = replace(config, bf16=False)
     if threads:
         torch.set_num_threads(threads)
     if pack_path is not None:

@@ -118,6 +118,9 @@ def _train(options: argparse.Namespace, config: TrainConfig, pack: Pack, device:
         say(f"{folder}: going on from update {trainer.counters.updates}")
     if config.compile and not trainer.compiled:
         say("no C++ compiler (or Triton) is installed: training goes on uncompiled, at about half the speed")
+    if trainer.compiled:
+        sizes = len(trainer.sampler.canvases())
+        say(f"{sizes} canvas sizes are compiled as they come, a few seconds each the first time")
     with _stop_signal() as stopped, _progress(options.json) as report:
         done = run(
             trainer, _budget(options), folder=folder, every=options.every, report=report, warn=say, stopped=stopped
