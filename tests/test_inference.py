@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import little_pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from arcsolve.errors import ArcsolveError, FormatError
 from arcsolve.inference import sampler
 from arcsolve.inference.adaptation import AdaptSettings, adapt
 from arcsolve.inference.backend import Inputs
-from arcsolve.inference.export import example_inputs
+from arcsolve.inference.export import example_inputs, export
 from arcsolve.inference.onnx_backend import OnnxBackend
 from arcsolve.inference.sampler import sample
 from arcsolve.inference.solution import Solution
@@ -29,6 +30,8 @@ from arcsolve.inference.torch_backend import TorchBackend
 from arcsolve.inference.voting import attempts, vote
 from arcsolve.network.weights import Weights, load_weights, save_weights
 from arcsolve.render.solution import headline
+from arcsolve.training.presets import PRESETS
+from arcsolve.training.trainer import Trainer
 from arcsolve.views import View, random_views
 
 CPU = torch.device("cpu")
@@ -298,3 +301,17 @@ def test_a_task_from_training_is_recognised_by_content(solver: Solver, weights: 
     row = solver.trained_row(Task("task0", pairs, pairs))
     assert row is not None and np.array_equal(row, weights.bank[0])
     assert not solver.seen(load_task(PUZZLE))
+
+
+@pytest.mark.parametrize("switches", [{"copy": True, "hints": True, "convolution": False}, {"told": False}])
+def test_networks_with_other_switches_are_exported_and_solve(switches: dict[str, bool], tmp_path: Path) -> None:
+    """What training alone uses has no place in the graph, and must not be handed to it after adaptation."""
+    tiny = PRESETS["tiny"]
+    trainer = Trainer(replace(tiny, network=replace(tiny.network, **switches)), little_pack(), CPU)
+    trainer.update(0.9)
+    path = tmp_path / "switched.safetensors"
+    trainer.save_weights(path)
+    _, difference = export(path)
+    assert difference < 1e-4
+    solution = Solver.from_weights(path, device="cpu").solve(load_task(PUZZLE), replace(QUICK, leave_one_out=False))
+    assert len(solution.test[0].candidates) >= 1

@@ -119,7 +119,9 @@ def adapt(
 
 
 def _result(network: torch.nn.Module, row: torch.Tensor, alone: int, done: int, *, truncated: bool) -> Adapted:
-    changed = network.named_parameters() if done > alone else ()
+    # Hints are shown in pretraining only, so the exported graph has no such tensor.
+    parameters = ((name, tensor) for name, tensor in network.named_parameters() if name != "hint")
+    changed = parameters if done > alone else ()
     return Adapted(
         latents=row.detach().cpu().numpy(),
         tensors={name: parameter.detach().cpu().numpy() for name, parameter in changed},
