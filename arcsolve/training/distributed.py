@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 
@@ -69,8 +70,14 @@ class World:
         return self.mean([float(flag)])[0] > 0
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group, once no module that :meth:`wrap` gave is in use any more.
+
+        Gloo's threads that outlive the interpreter make it abort at exit (pytorch issue 190489), and what a wrapped
+        module holds on to keeps them alive.
+        """
         if self.size > 1:
+            gc.collect()
+            dist.barrier()
             dist.destroy_process_group()
 
     @staticmethod
