@@ -452,3 +452,16 @@ def test_two_processes_learn_what_one_does(pack_file: Path, tmp_path: Path) -> N
     assert one["grads"].keys() == two["grads"].keys()
     for name, gradient in one["grads"].items():
         torch.testing.assert_close(two["grads"][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_reader_that_goes_away_loses_nothing(pack_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "arcsolve.training", "--pack", str(pack_file), "--preset", "tiny", "--json"]
+    command += ["--updates", "1000000", "--every", "1000", "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 141
+    assert "Traceback" not in errors
+    assert load_weights(tmp_path / "weights.safetensors").training["updates"] >= 100

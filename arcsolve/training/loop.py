@@ -51,7 +51,6 @@ class _Window:
     nats: Tensor | float = 0.0
     exact: Tensor | float = 0.0
     samples: int = 0
-    updates: int = 0
     started: float = field(default_factory=time.monotonic)
 
 
@@ -115,7 +114,7 @@ def run(
 
     Args:
         folder: where checkpoints, weights and the log go; ``None`` to keep nothing.
-        every: seconds between checkpoints.
+        every: seconds between checkpoints, rounded up to the next line of the log.
         log_updates: updates between lines of the log.
         report: called with every line of the log.
         warn: called with a line for each rollback.
@@ -132,23 +131,21 @@ def run(
     window, watch, saved = _Window(), _Watch(trainer), time.monotonic()
     base, began = counters.seconds, time.monotonic()
     lines = counters.updates // log_updates
+
+    def keep() -> None:
+        if folder is not None and first:
+            checkpoint.save(trainer, folder)
+
     while True:
         counters.seconds = base + time.monotonic() - began
-        progress, stop, due = world.agree(
-            [budget.spent(counters), float(stopped()), float(time.monotonic() - saved > every)]
-        )
+        progress, stop = world.agree([budget.spent(counters), float(stopped())])
         if progress >= 1 or stop:
             break
-        if due and folder is not None:
-            if first:
-                checkpoint.save(trainer, folder)
-            saved = time.monotonic()
         learned = trainer.update(progress)
         # Sums stay on the device until a line is due: reading them would make the host wait for it.
         window.nats += learned.nats.sum()
         window.exact += learned.exact.sum()
         window.samples += len(learned.nats)
-        window.updates += 1
         if counters.updates // log_updates > lines:
             lines = counters.updates // log_updates
             counters.seconds = base + time.monotonic() - began
@@ -166,9 +163,17 @@ def run(
                 if folder is not None:
                     _append(folder / checkpoint.LOG, row)
                 if good:
-                    report(row)
-    if folder is not None and first:
-        checkpoint.save(trainer, folder)
+                    try:
+                        report(row)
+                    except BrokenPipeError:
+                        keep()  # nobody reads the lines any more, which ends the run but loses nothing
+                        raise
+            # Only after a line that shows a healthy loss: no checkpoint may hold what is about to be rolled back.
+            if good and time.monotonic() - saved > every:
+                keep()
+                saved = time.monotonic()
+    if math.isfinite(float(window.nats)):
+        keep()
     return progress >= 1
 
 
