@@ -94,7 +94,8 @@ def test_a_stage_of_views_draws_no_more_than_it_says(stage: str, distinct: int) 
 
 
 def test_ramps_and_rates_follow_the_budget() -> None:
-    config = PRESETS["gpu"]
+    ramp = ((0.0, "identity"), (0.02, "dihedral"), (0.08, "pool"), (0.2, "all"))
+    config = replace(PRESETS["gpu"], views=ramp)
     assert [config.stage(p) for p in (0, 0.05, 0.1, 0.5)] == ["identity", "dihedral", "pool", "all"]
     assert config.depth_at(0.99) == (config.network.inner_steps, config.network.steps)
     assert config.rate(config.warmup / 2) == pytest.approx(0.5)
@@ -219,8 +220,8 @@ def test_a_run_can_start_from_weights_and_keeps_the_rows_it_knows(weights_file: 
 
 def test_a_run_from_weights_starts_at_the_ends_of_the_ramps() -> None:
     """Guards against taking a trained network back to one view and a shallow depth."""
-    config = TINY.at_full_ramps()
-    assert config.stage(0.0) == TINY.stage(1.0) == "all"
+    config = replace(TINY, views=((0.0, "identity"), (0.5, "all"))).at_full_ramps()
+    assert config.stage(0.0) == "all"
     assert config.depth_at(0.0) == TINY.depth_at(1.0) == (1, 2)
 
 
@@ -270,14 +271,15 @@ def test_a_loss_that_is_no_number_rolls_back_to_good_weights_at_half_the_rates(t
 
 
 def test_a_loss_that_jumps_rolls_back_and_a_new_stage_does_not_count_as_a_jump() -> None:
-    trainer = Trainer(TINY, little_pack(), CPU)
+    ramp = ((0.0, "identity"), (0.1, "dihedral"), (0.2, "all"))
+    trainer = Trainer(replace(TINY, views=ramp), little_pack(), CPU)
 
     def upset(row: dict[str, object]) -> None:
         if row["update"] == 140:
             with torch.no_grad():
                 trainer.network.decode.weight.mul_(-20)
 
-    # Views begin at 2%, 8% and 20%, depth at 50%: none of these may be taken for a spike.
+    # More views begin at 10% and 20%, depth at 50%: none of these may be taken for a spike.
     lines = _loop(trainer, 200, report=upset)
     assert [line.partition(":")[0] for line in lines] == ["update 150"]
 

@@ -44,6 +44,7 @@ CONFIG = TrainConfig(
     tokens=2_000,
     most=16,
     margin=0.0,
+    views=((0.0, "identity"), (0.02, "dihedral"), (0.08, "pool"), (0.2, "all")),
     depth=((0.0, 1, 1),),
     bf16=True,
     compile=True,
