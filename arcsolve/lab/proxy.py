@@ -22,7 +22,7 @@ from arcsolve.errors import ArcsolveError
 from arcsolve.inference.torch_backend import build_network
 from arcsolve.network.config import NetworkConfig
 from arcsolve.network.recursion import TaskLatents
-from arcsolve.network.weights import BANK, NETWORK, Weights
+from arcsolve.network.weights import BANK, Weights
 from arcsolve.shapes import canvas_size
 from arcsolve.training.guard import split
 from arcsolve.training.loop import Budget, run
@@ -153,10 +153,7 @@ def measure(
 
 def snapshot(trainer: Trainer, tasks: int) -> Weights:
     """The averaged weights as they would be loaded; of several rows of one task their mean."""
-    arrays = {name: tensor.float().numpy().copy() for name, tensor in trainer.average.tensors.items()}
-    bank = arrays.pop(BANK)
-    network = {name.removeprefix(NETWORK): array for name, array in arrays.items()}
-    network |= {name: buffer.numpy() for name, buffer in trainer.network.named_buffers()}
+    network, bank = trainer.averaged()
     rows = bank.reshape(tasks, -1, *bank.shape[1:]).mean(axis=1)
     return Weights(
         Path("proxy"), "", trainer.config.network, trainer.pack.ids, network, rows, frozenset(), {"protocol": "proxy"}
@@ -169,8 +166,8 @@ def held_out(trainer: Trainer, tasks: tuple[Task, ...]) -> Figure:
 
     An output that does not fit that canvas counts as wrong, and not among the nats.
     """
-    network = build_network(trainer.config.network, snapshot(trainer, len(trainer.pack.ids)).network)
-    bank = trainer.average.tensors[BANK]
+    arrays, bank_rows = trainer.averaged()
+    network, bank = build_network(trainer.config.network, arrays), torch.from_numpy(bank_rows)
     rows = {task_id: number for number, task_id in enumerate(trainer.pack.ids)}
     nats: list[Tensor] = []
     exact, outputs = 0.0, 0

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from arcsolve.errors import ArcsolveError
@@ -169,16 +171,20 @@ class Trainer:
         self.counters.supervision_steps += count * steps
         self.counters.flop += 3 * count * steps * self.config.network.step_flop(height * width, inner)
 
+    def averaged(self) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+        """Copies of the averaged network, by name as in a weights file, and of the averaged bank's rows."""
+        arrays = {name: np.array(tensor.float().cpu()) for name, tensor in self.average.tensors.items()}
+        bank = arrays.pop(BANK)
+        network = {name.removeprefix(NETWORK): array for name, array in arrays.items()}
+        return network | {name: np.array(buffer.cpu()) for name, buffer in self.network.named_buffers()}, bank
+
     def save_weights(self, path: Path) -> None:
         """Write the averaged weights with their provenance.
 
         Raises:
             ArcsolveError: the file cannot be written.
         """
-        arrays = {name: tensor.float().cpu().numpy() for name, tensor in self.average.tensors.items()}
-        bank = arrays.pop(BANK)
-        network = {name.removeprefix(NETWORK): array for name, array in arrays.items()}
-        network |= {name: buffer.cpu().numpy() for name, buffer in self.network.named_buffers()}
+        network, bank = self.averaged()
         initial = self.initial
         # Of a run stopped on its depth ramp, the depth that it reached: more steps than trained break the network.
         inner, steps = self.depth
