@@ -467,3 +467,16 @@ def test_a_reader_that_goes_away_loses_nothing(pack_file: Path, tmp_path: Path) 
     assert process.returncode == 141
     assert "Traceback" not in errors
     assert load_weights(tmp_path / "weights.safetensors").training["updates"] >= 100
+
+
+def test_from_weights_goes_on_with_their_network_and_the_depth_of_the_preset(pack_file: Path, tmp_path: Path) -> None:
+    arguments = ["--pack", str(pack_file), "--preset", "tiny", "--updates", "2", "--out"]
+    assert main([*arguments, str(tmp_path / "narrow"), "--width", "16"]) == 0
+    narrow = tmp_path / "narrow" / "weights.safetensors"
+    assert load_weights(narrow).config.width == 16
+    for name, more, width in (("same", [], 16), ("wide", ["--width", "48"], 48)):
+        assert main([*arguments, str(tmp_path / name), "--from", str(narrow), *more]) == 0
+        config = load_weights(tmp_path / name / "weights.safetensors").config
+        assert (config.width, config.heads, config.steps) == (width, width // 8, TINY.network.steps)
+    with pytest.raises(ArcsolveError, match="must be a multiple of 8"):
+        main([*arguments, str(tmp_path / "odd"), "--width", "33"])

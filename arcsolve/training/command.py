@@ -19,7 +19,7 @@ import torch
 
 from arcsolve.errors import ArcsolveError
 from arcsolve.network.device import choose_device
-from arcsolve.network.weights import load_weights
+from arcsolve.network.weights import Weights, load_weights
 from arcsolve.training import checkpoint
 from arcsolve.training.distributed import World, join
 from arcsolve.training.gate import GOALS, run_gate
@@ -52,15 +52,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--presentations", type=_positive(int), help="stop after so many presentations")
     made.add_argument("--minutes", type=_positive(float), help="stop after so much wall time, resumed time included")
     made.add_argument("--every", type=_positive(float), default=300.0, help="seconds between checkpoints (300)")
-    made.add_argument("--from", dest="initial", type=Path, help="weights to start from, at the ends of the ramps")
+    made.add_argument(
+        "--from", dest="initial", type=Path, help="weights to go on from, with their network, at the ends of the ramps"
+    )
     made.add_argument("--ramp-depth", action="store_true", help="with --from: climb the ramp of depth once more")
     made.add_argument("--rate", type=_positive(float), default=1.0, help="factor on the preset's learning rates (1)")
     made.add_argument("--max-side", type=_positive(int), help="leave out pairs with a longer side")
     made.add_argument(
         "--width",
         type=_positive(int),
-        help="channels instead of the preset's (more heads of the same width); weights of a narrower network are "
-        "widened, which does not change what they compute",
+        help="channels instead of the preset's or the weights' (more heads of the same width); weights of a narrower "
+        "network are widened, which does not change what they compute",
     )
     made.add_argument("--threads", type=_positive(int), help="CPU threads (default: all)")
     made.add_argument(
@@ -94,23 +96,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pack = Pack.load(options.pack)
     if options.gate or options.gate_switch:
         return _gate(pack, options)
-    config = _config(options)
+    initial = load_weights(options.initial) if options.initial else None
+    config = _config(options, initial)
     if options.threads:
         torch.set_num_threads(options.threads)
     world, device = join(choose_device(options.device))
     try:
-        return _train(options, config, pack, device, world)
+        return _train(options, config, pack, device, world, initial)
     finally:
         world.close()
 
 
-def _train(options: argparse.Namespace, config: TrainConfig, pack: Pack, device: torch.device, world: World) -> int:
+def _train(
+    options: argparse.Namespace,
+    config: TrainConfig,
+    pack: Pack,
+    device: torch.device,
+    world: World,
+    initial: Weights | None,
+) -> int:
     folder: Path = options.out or Path("runs") / options.preset
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArcsolveError(f"{folder}: {error.strerror or error}") from error
-    initial = load_weights(options.initial) if options.initial else None
     trainer = Trainer(config, pack, device, initial, world)
     say: Callable[[str], None] = (lambda line: None) if world.rank else _say
     if checkpoint.exists(folder):
@@ -132,13 +141,19 @@ def _train(options: argparse.Namespace, config: TrainConfig, pack: Pack, device:
     return 0
 
 
-def _config(options: argparse.Namespace) -> TrainConfig:
+def _config(options: argparse.Namespace, initial: Weights | None) -> TrainConfig:
     config = replace(PRESETS[options.preset].with_rates(options.rate), seed=options.seed)
+    if initial is not None:
+        # The weights say what network they are; the preset, how deep it is run and how it is trained.
+        how = ("inner_steps", "steps", "halting", "random_start", "noise")
+        config = replace(
+            config, network=replace(initial.config, **{name: getattr(config.network, name) for name in how})
+        )
     if options.max_side:
         config = replace(config, max_side=options.max_side)
     if options.width:
         config = config.with_width(options.width)
-    if not options.initial:
+    if initial is None:
         return config
     return config.at_full_views() if options.ramp_depth else config.at_full_ramps()
 

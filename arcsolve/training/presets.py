@@ -114,7 +114,7 @@ class TrainConfig:
 
 
 _CPU = TrainConfig(
-    network=NetworkConfig(width=128, heads=4, hidden=384, inner_steps=1, steps=2, halting=True),
+    network=NetworkConfig(width=128, heads=4, hidden=384, latents=16, inner_steps=1, steps=2, halting=True),
     sides=(6, 10, 13, 16, 20, 25, 30),
     max_side=16,
     tokens=2_400,
@@ -144,7 +144,7 @@ PRESETS = {
     ),
     "cpu": _CPU,
     "gpu": TrainConfig(
-        network=NetworkConfig(inner_steps=4, steps=6, halting=True),
+        network=NetworkConfig(latents=16, inner_steps=4, steps=6, halting=True),
         # Triton takes ten seconds for each canvas size, and 36 rectangles would be a fifth of half an hour.
         square=True,
         bf16=True,
@@ -157,7 +157,7 @@ DEFAULT_UPDATES = {"tiny": 60, "cpu": 40_000, "gpu": 100_000}
 
 def gate_config(seed: int, views: str, **switches: Any) -> TrainConfig:
     """The learning gate's run: the ``cpu`` net, shallow, one stage of views, everything optional off."""
-    network = replace(_CPU.network, **{"inner_steps": 1, "steps": 1, "halting": False, **switches})
+    network = replace(_CPU.network, **{"latents": 8, "inner_steps": 1, "steps": 1, "halting": False, **switches})
     return replace(
         _CPU,
         network=network,
