@@ -55,7 +55,7 @@ class RecursiveNetwork(nn.Module):
         self.dihedral = nn.Parameter(torch.randn(DIHEDRALS, width))
         # Both start as if they were not there, so weights that were trained without them can go on with them.
         self.hint = nn.Parameter(torch.zeros(CLASSES, width)) if config.hints else None
-        self.copy = nn.Parameter(torch.zeros(())) if config.copy else None
+        self.copy = nn.Parameter(torch.zeros(1)) if config.copy else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.decode = nn.Linear(width, CLASSES, bias=False)
         self.halt = nn.Linear(width, 1)
