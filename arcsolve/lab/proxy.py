@@ -98,7 +98,6 @@ class ViewRows(Trainer):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.pool[0] = torch.arange(COLOURS)
         rows = self.bank.rows.detach().view(-1, self.views, *self.bank.rows.shape[1:])
         if self.initial is not None:
             # Only the first rows were copied: give every view of a task what its first one got.

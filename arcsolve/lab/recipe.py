@@ -64,6 +64,9 @@ ARMS = {
     "latents-4": Arm("latents", {"network": {"latents": 4}}),
     "latents-16": Arm("latents", {"network": {"latents": 16}}),
     "copy": Arm("copy", {"network": {"copy": True}}),
+    "latent-noise": Arm("latents as distributions", {"latent_noise": 0.3, "latent_kl": 1e-3}),
+    "latent-noise-1": Arm("latents as distributions", {"latent_noise": 1.0, "latent_kl": 1e-3}),
+    "reset": Arm("meta-adaptation", {"reset": (60, 0.1)}),
     "hints": Arm("hints", {"network": {"hints": True}, "hint_share": 0.3}),
 }
 

@@ -130,7 +130,7 @@ def _train(
     if trainer.compiled:
         sizes = len(trainer.sampler.canvases())
         say(f"{sizes} canvas sizes are compiled as they come, a few seconds each the first time")
-    with _stop_signal() as stopped, _progress(options.json) as report:
+    with stop_signal() as stopped, _progress(options.json) as report:
         done = run(
             trainer, _budget(options), folder=folder, every=options.every, report=report, warn=say, stopped=stopped
         )
@@ -181,7 +181,7 @@ def _gate(pack: Pack, options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
+def stop_signal() -> Iterator[Callable[[], bool]]:
     """Ctrl-C and SIGTERM end the run after the update in hand; a second Ctrl-C ends it at once."""
     caught: list[int] = []
 

@@ -74,18 +74,28 @@ def objective(
 
 
 class Objective(nn.Module):
-    """The objective as a module over network and bank, which is what ``DistributedDataParallel`` wraps."""
+    """The objective as a module over network and bank, which is what ``DistributedDataParallel`` wraps.
 
-    def __init__(self, network: RecursiveNetwork, bank: TaskLatents) -> None:
+    Args:
+        noise: standard deviation of the noise on the latents.
+        kl: weight of the latents' KL to N(0, I), in nats for each latent channel.
+    """
+
+    def __init__(self, network: RecursiveNetwork, bank: TaskLatents, *, noise: float = 0.0, kl: float = 0.0) -> None:
         super().__init__()
         self.network = network
         self.bank = bank
+        self.noise = noise
+        self.kl = kl
 
-    def forward(
-        self, batch: Batch, steps: int, inner_steps: int, normal: Normal, state: State | None = None
-    ) -> Losses:
+    def forward(self, batch: Batch, steps: int, inner_steps: int, normal: Normal, state: State | None = None) -> Losses:
         """See :func:`objective`."""
-        latents = self.bank(batch.task)
-        return objective(
+        rows = latents = self.bank(batch.task)
+        if self.noise:
+            latents = rows + self.noise * normal(tuple(rows.shape))
+        losses = objective(
             self.network, latents, batch, steps=steps, normal=normal, inner_steps=inner_steps, state=state
         )
+        if self.kl:
+            losses = losses._replace(total=losses.total + self.kl * rows.square().mean() / 2)
+        return losses

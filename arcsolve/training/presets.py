@@ -30,6 +30,11 @@ class TrainConfig:
         update_each_step: an update after each supervision step (TRM) instead of one on their mean loss.
         hint_share: share of presentations that show part of the output, for networks with ``hints``.
         optimizer: ``muon`` (``torch.optim.Muon`` with ``match_rms_adamw``) or ``adamw``, for the matrices.
+        latent_noise: standard deviation of noise on a task's latents, drawn for each presentation: variational latents
+            of a fixed width, whose KL to N(0, I) is half their square.
+        latent_kl: weight of that KL, in nats for each of a task's latent channels.
+        reset: meta-adaptation cycles: (every so many updates, share of the tasks): their rows start anew at the mean,
+            so that the network must stay one to which a new task can be fitted; none in the last ``decay`` of a run.
         muon_rate: learning rate of the matrices.
         adam_rate: learning rate of embeddings, gains, convolution and heads.
         latent_rate: learning rate of the task latents; rate x expected visits should be about 2 to 3.
@@ -40,6 +45,8 @@ class TrainConfig:
         ema: decay of the averaged weights, per update.
         bf16: autocast to bfloat16 where the device multiplies matrices faster in it.
         compile: compile the blocks where that is possible.
+        protocol: what the pairs make of the weights: ``per-task`` (the guard let them through), ``joint``
+            (demonstrations of the tasks to be solved, on top of finished weights) or ``transductive``.
         seed: of initial weights and every draw.
     """
 
@@ -56,6 +63,9 @@ class TrainConfig:
     depth: tuple[tuple[float, int, int], ...] = ((0.0, 1, 1), (0.33, 2, 2), (0.55, 2, 4), (0.75, 4, 6))
     update_each_step: bool = False
     hint_share: float = 0.0
+    latent_noise: float = 0.0
+    latent_kl: float = 0.0
+    reset: tuple[int, float] | None = None
     optimizer: str = "muon"
     muon_rate: float = 1e-3
     adam_rate: float = 1e-3
@@ -67,6 +77,7 @@ class TrainConfig:
     ema: float = 0.999
     bf16: bool = False
     compile: bool = False
+    protocol: str = "per-task"
     seed: int = 0
 
     def stage(self, progress: float) -> str:
@@ -76,6 +87,11 @@ class TrainConfig:
     def depth_at(self, progress: float) -> tuple[int, int]:
         """Inner steps ``n`` and supervision steps ``N`` at this share of the budget."""
         return [(inner, steps) for start, inner, steps in self.depth if start <= progress][-1]
+
+    def resets_at(self, updates: int, progress: float) -> bool:
+        """Whether a meta-adaptation cycle begins after so many updates, at this share of the budget."""
+        due = self.reset is not None and updates > 0 and updates % self.reset[0] == 0
+        return due and progress < 1 - self.decay
 
     def rate(self, progress: float) -> float:
         """Factor on the learning rates: linear warm-up, constant, linear to 0."""
@@ -123,6 +139,10 @@ _CPU = TrainConfig(
     muon_rate=1e-3,
     adam_rate=1e-3,
     latent_rate=5e-3,
+    # Half of the presentations are generated: their hundreds of inputs a task teach the rule, not the pairs.
+    generated_share=0.5,
+    # A new task is fitted better by a network that has had to fit rows anew all along.
+    reset=(2_000, 0.115),
     # Depth is bought late: on few presentations a shallow net learns more, and twice as many of them fit the time.
     depth=((0.0, 1, 1), (0.6, 1, 2)),
     decay=0.3,

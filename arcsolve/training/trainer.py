@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from arcsolve.arc.grid import COLOURS
 from arcsolve.errors import ArcsolveError
 from arcsolve.network.device import can_compile, has_bf16
 from arcsolve.network.recursion import RecursiveNetwork, State, TaskLatents
@@ -91,6 +92,7 @@ class Trainer:
         self.host = torch.Generator().manual_seed(config.seed)
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.pool = random_colours(config.pool, self.generator)
+        self.pool[0] = torch.arange(COLOURS, device=device)  # the colours as given, in which tasks are solved
         self.sampler = BatchSampler(
             PairStore(self.pack, device),
             self.pack,
@@ -113,7 +115,9 @@ class Trainer:
             torch._dynamo.config.recompile_limit = SHAPES
             for block in self.network.blocks:
                 block.compile(dynamic=False)
-        self.objective: nn.Module = self.world.wrap(Objective(self.network, self.bank), config.network.halting)
+        self.objective: nn.Module = self.world.wrap(
+            Objective(self.network, self.bank, noise=config.latent_noise, kl=config.latent_kl), config.network.halting
+        )
 
     def _bank(self) -> TaskLatents:
         return TaskLatents(len(self.pack.ids), self.config.network)
@@ -125,12 +129,29 @@ class Trainer:
 
     def update(self, progress: float) -> Learned:
         """Learn from one batch: one optimizer update, or one after each supervision step where so configured."""
+        if self.config.resets_at(self.counters.updates, progress):
+            self.reset_rows()
         batch = self.draw(progress)
         for losses in self.learn(batch):
             self.apply(progress)
             learned = Learned(losses.nats, losses.exact)
         self.count(batch)
         return learned
+
+    @torch.no_grad()
+    def reset_rows(self) -> None:
+        """Start the next tasks in turn anew, at the bank's mean and without what the optimizer knew of them."""
+        assert self.config.reset is not None
+        every, share = self.config.reset
+        rows = self.bank.rows
+        count = max(1, round(share * len(rows)))
+        first = count * (self.counters.updates // every - 1)
+        chosen = torch.arange(first, first + count, device=self.device) % len(rows)
+        rows[chosen] = rows.mean(0)
+        for optimizer in self.optimizers:
+            for moment in optimizer.state.get(rows, {}).values():
+                if moment.shape == rows.shape:
+                    moment[chosen] = 0
 
     def draw(self, progress: float) -> Batch:
         """This process's share of the next batch."""
@@ -196,7 +217,7 @@ class Trainer:
             bank,
             self.seen,
             {
-                "protocol": "per-task",
+                "protocol": self.config.protocol,
                 "data_sha256": self.pack.hash,
                 "device": device_name(self.device),
                 "config": self.config.to_json(),
