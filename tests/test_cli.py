@@ -187,10 +187,10 @@ def test_score_gives_both_averages_by_name(tmp_path: Path) -> None:
     args = ["score", str(tmp_path / "answers.json"), str(tmp_path / "set.json")]
     text = CliRunner().invoke(arcsolve, args).stdout
     assert "test outputs" in text and "mean over tasks" in text
-    assert text.splitlines()[-1].split() == ["pass@2", "25.00%", "50.00%"]
+    assert text.splitlines()[-1].split()[:2] == ["pass@2", "25.00%"] and "50.00% (0.0% to 100.0%)" in text
     result = json.loads(CliRunner().invoke(arcsolve, [*args, "--json"]).stdout)
-    assert result["pass_at_2"] == {"by_output": 0.25, "by_task": 0.5}
-    assert result["pass_at_1"] == {"by_output": 0.0, "by_task": 0.0}
+    assert result["pass_at_2"] | {"by_output": 0.25, "by_task": 0.5} == result["pass_at_2"]
+    assert result["pass_at_1"] | {"by_output": 0.0, "by_task": 0.0} == result["pass_at_1"]
     (tmp_path / "answers.json").write_text(json.dumps({"a": [hit]}))
     done = run(*args)
     assert done.returncode == 1 and "answers.json: missing task b" in done.stderr

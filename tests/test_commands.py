@@ -47,7 +47,7 @@ def test_train_export_and_solve_work_in_a_row(trained: Path) -> None:
     done = arcsolve("solve", PUZZLE, "--weights", trained, *QUICK)
     for part in ("mirror-left-right", "of 3 demonstrations", "attempt 1", "attempt 2", "votes", "step 1"):
         assert part in done.stdout, part
-    assert "adapt: 2 steps" in done.stderr
+    assert "refine: 2 steps" in done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
@@ -66,12 +66,16 @@ def test_the_json_has_the_fixed_keys_on_either_backend(trained: Path, tmp_path: 
             "truncated",
             "seen_in_training",
             "demonstrations",
+            "recalled",
+            "adapt_steps",
             "test",
             "seconds",
         ]
-        assert set(value["demonstrations"]) == {"reproduced", "of"}
+        assert set(value["demonstrations"]) == {"reproduced", "of", "best_steps", "nats"}
+        assert set(value["recalled"]) == {"source", "nats", "mean_nats", "nearest"}
+        assert set(value["recalled"]["nearest"][0]) == {"task", "nats"}
         assert set(value["test"][0]) == {"attempt_1", "attempt_2", "candidates", "steps"}
-        assert set(value["test"][0]["candidates"][0]) == {"grid", "votes", "confidence"}
+        assert set(value["test"][0]["candidates"][0]) == {"grid", "votes", "confidence", "plausible"}
         assert value["weights_sha256"] == load_weights(trained).sha256
         answers.append((value["test"][0]["attempt_1"], value["test"][0]["attempt_2"]))
     assert answers[0] == answers[1], "ONNX Runtime and torch vote alike"
@@ -112,7 +116,8 @@ def test_ctrl_c_while_solving_leaves_no_traceback(trained: Path) -> None:
     command = [sys.executable, "-m", "arcsolve", "solve", PUZZLE, "--weights", str(trained), "--adapt-steps", "100000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert "adapt" in process.stderr.readline()
+        assert "recall" in process.stderr.readline()
+        assert "leave out demonstration 1" in process.stderr.readline()
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=60)
@@ -121,9 +126,10 @@ def test_ctrl_c_while_solving_leaves_no_traceback(trained: Path) -> None:
 
 
 def test_an_evaluation_names_all_that_its_score_depends_on_and_resumes(trained: Path, tmp_path: Path) -> None:
-    results = tmp_path / "results.jsonl"
+    folder = tmp_path / "run"
+    results = folder / "results.jsonl"
     command = ["eval", "meta-dev", "--weights", trained, *QUICK, "--no-leave-one-out", "--max-side", "6"]
-    first = arcsolve(*command, "--limit", "2", "-o", results, "--json")
+    first = arcsolve(*command, "--limit", "2", "-o", folder, "--json")
     value = json.loads(first.stdout)
     for key in (
         "protocol",
@@ -138,15 +144,39 @@ def test_an_evaluation_names_all_that_its_score_depends_on_and_resumes(trained: 
     ):
         assert key in value
     assert value["protocol"] == "per-task" and value["tasks"] == 2
-    assert set(value["pass_at_2"]) == {"by_output", "by_task"}
+    assert set(value["pass_at_2"]) == {"by_output", "by_task", "by_output_95", "by_task_95"}
+    assert set(value["seconds_per_task"]) == {"recall", "leave_one_out", "refine", "sample", "total"}
+    assert json.loads((folder / "summary.json").read_text()) == value
+    assert "| pass@2 |" in (folder / "table.md").read_text()
+    assert (folder / "accuracy.svg").read_text().startswith("<?xml")
     lines = results.read_text().splitlines(keepends=True)
     results.write_text(lines[0] + lines[1][:40])  # as a kill leaves it
-    second = arcsolve(*command, "--limit", "2", "-o", results, "--json")
+    second = arcsolve(*command, "--limit", "2", "-o", folder, "--json")
     assert second.stderr.count("outputs right") == 1, "the finished task is not solved again"
     again = json.loads(second.stdout)
     for key in value.keys() - {"seconds_per_task", "trajectories_per_second"}:
         assert again[key] == value[key], key
-    other = arcsolve(*command, "--limit", "2", "-o", results, "--seed", "3", check=False)
+    other = arcsolve(*command, "--limit", "2", "-o", folder, "--adapt-steps", "3", check=False)
+    assert other.returncode == 1 and "made with other weights, settings or protocol" in other.stderr
+
+
+def test_a_joint_evaluation_adapts_once_and_goes_on_where_it_stopped(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = ["eval", "meta-dev", "--weights", trained, "--views", "2", "--max-side", "6", "--limit", "2"]
+    command += ["--joint", "--joint-presentations", "8", "-o", folder, "--json"]
+    value = json.loads(arcsolve(*command).stdout)
+    assert (value["protocol"], value["joint_presentations"], value["adapt_steps"]) == ("joint", 8, 0)
+    assert value["weights_sha256"] == load_weights(trained).sha256
+    results = folder / "results.jsonl"
+    lines = results.read_text().splitlines(keepends=True)
+    assert {json.loads(line)["solution"]["recalled"]["source"] for line in lines} == {
+        json.loads(line)["id"] for line in lines
+    }, "every task starts from its own row"
+    results.write_text(lines[0])
+    again = arcsolve(*command)
+    assert again.stderr.count("outputs right") == 1
+    assert json.loads(again.stdout)["pass_at_2"] == value["pass_at_2"]
+    other = arcsolve(*command, "--per-task", check=False)
     assert other.returncode == 1 and "made with other weights, settings or protocol" in other.stderr
 
 

@@ -134,7 +134,7 @@ def test_samples_do_not_depend_on_how_they_are_batched(
         return sample(onnx, latents, grid, grid.shape, views, samples=2, steps=5, noise=0.3, seed=5)
 
     together = run()
-    monkeypatch.setattr(sampler, "TOKENS_PER_BATCH", 1)
+    monkeypatch.setattr(onnx, "batch_tokens", 1)
     alone = run()
     assert len(together.grids) == 12
     # Trajectories come in the order of their batches, which are formed by canvas size either way.
@@ -186,9 +186,10 @@ def test_adaptation_learns_the_demonstrations_and_leaves_the_weights_alone(weigh
         weights,
         (pair,),
         AdaptSettings(steps=120, network_rate=3e-3),
+        weights.bank.mean(0),
         seed=0,
         device=CPU,
-        progress=lambda done, total: steps.append(done),
+        progress=lambda done, total, exact: steps.append(done),
     )
     assert steps == list(range(1, 121))
     assert not adapted.truncated
@@ -206,10 +207,11 @@ def test_adaptation_learns_the_demonstrations_and_leaves_the_weights_alone(weigh
 
 def test_latents_learn_alone_first_and_then_everything_does(weights: Weights) -> None:
     pair = Pair(np.ones((2, 2), dtype=np.uint8), np.ones((1, 1), dtype=np.uint8))
-    alone = adapt(weights, (pair,), AdaptSettings(steps=4, latents_first=1.0), seed=0, device=CPU)
+    start = weights.bank.mean(0)
+    alone = adapt(weights, (pair,), AdaptSettings(steps=4, latents_first=1.0), start, seed=0, device=CPU)
     assert alone.tensors == {}
     assert np.abs(alone.latents - weights.bank.mean(0)).max() > 1e-3
-    both = adapt(weights, (pair,), AdaptSettings(steps=4), seed=0, device=CPU)
+    both = adapt(weights, (pair,), AdaptSettings(steps=4), start, seed=0, device=CPU)
     assert {name for name in both.tensors if (both.tensors[name] != weights.network[name]).any()} >= {
         "colour",
         "decode.weight",
@@ -220,7 +222,7 @@ def test_latents_learn_alone_first_and_then_everything_does(weights: Weights) ->
 def test_a_loss_that_is_not_a_number_ends_adaptation_with_what_was_shipped(weights: Weights) -> None:
     pair = Pair(np.ones((2, 2), dtype=np.uint8), np.ones((2, 2), dtype=np.uint8))
     broken = np.full_like(weights.bank[0], np.nan)
-    adapted = adapt(weights, (pair,), AdaptSettings(steps=8), seed=0, device=CPU, latents=broken)
+    adapted = adapt(weights, (pair,), AdaptSettings(steps=8), broken, seed=0, device=CPU)
     assert adapted.truncated and adapted.tensors == {}
 
 
@@ -268,8 +270,8 @@ def test_a_solution_is_the_same_for_the_same_seed_and_survives_json(solver: Solv
     assert test["attempt_1"] != test["attempt_2"]
     assert sum(c["votes"] for c in test["candidates"]) == 4, "without noise in training, one trajectory for each view"
     assert one["demonstrations"]["of"] == 3
-    untried = solver.solve(task, replace(QUICK, leave_one_out=False))
-    assert untried.demonstrations == 0 and "no demonstration left out" in headline(untried).plain
+    untried = solver.solve(task, replace(QUICK, leave_one_out=0))
+    assert untried.left_out.tried == 0 and "no demonstration left out" in headline(untried).plain
 
 
 def test_a_test_output_changes_nothing(solver: Solver) -> None:
@@ -313,5 +315,5 @@ def test_networks_with_other_switches_are_exported_and_solve(switches: dict[str,
     trainer.save_weights(path)
     _, difference = export(path)
     assert difference < 1e-4
-    solution = Solver.from_weights(path, device="cpu").solve(load_task(PUZZLE), replace(QUICK, leave_one_out=False))
+    solution = Solver.from_weights(path, device="cpu").solve(load_task(PUZZLE), replace(QUICK, leave_one_out=0))
     assert len(solution.test[0].candidates) >= 1

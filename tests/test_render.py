@@ -14,10 +14,18 @@ from rich.text import Text
 
 from arcsolve.arc.grid import Grid, as_grid
 from arcsolve.arc.task import Pair, Task
-from arcsolve.inference.solution import Candidate, LatentStep, Solution, TestSolution
+from arcsolve.inference.solution import (
+    Candidate,
+    LatentStep,
+    LeftOut,
+    Neighbour,
+    RecallSummary,
+    Solution,
+    TestSolution,
+)
 from arcsolve.render.grids import Picture, Strip, draw_grid, task_view
 from arcsolve.render.palette import COLOURS, FRAME, Style, style_for
-from arcsolve.render.solution import changes, progress_view, solution_view
+from arcsolve.render.solution import changes, detail_view, progress_view, solution_view
 
 COLOUR = Style(colour=True, unicode=True)
 DIGITS = Style(colour=False, unicode=True)
@@ -167,7 +175,11 @@ def example() -> tuple[Task, Solution]:
     steps = (LatentStep(1, given_, 0.1, 0.2), LatentStep(2, wrong, 0.41, 0.5), LatentStep(3, wrong, 0.9, 1.0))
     solved = TestSolution(wrong, right, candidates, steps)
     missed = TestSolution(wrong, given_, candidates, steps)
-    solution = Solution("ab[red]", "per-task", "00", 0, True, True, 2, 3, (solved, missed), {"total": 12.34})
+    recalled = RecallSummary("0a1b2c3d", 0.5, 1.25, (Neighbour("0a1b2c3d", 0.5),))
+    left_out = LeftOut(2, 3, 64, ((32, 0.75), (64, 0.25)))
+    solution = Solution(
+        "ab[red]", "per-task", "00", 0, True, True, recalled, left_out, 64, (solved, missed), {"total": 12.34}
+    )
     return task, solution
 
 
@@ -183,6 +195,13 @@ def test_solution_tells_everything(style: Style) -> None:
     first, second = text.split("test 2", 1)
     assert "right" in first and "wrong" in first and "expected" not in first
     assert "right" not in second and "wrong" not in second
+
+
+def test_details_tell_how_the_answer_came_about() -> None:
+    text = " ".join("\n".join(drawn(detail_view(example()[1]), 200)).split())
+    for part in ("from 0a1b2c3d for 64 steps", "0.500 nats", "the mean: 1.250", "32: 0.750, 64: 0.250", "total 12.3"):
+        assert part in text
+    assert max(map(len, drawn(detail_view(example()[1]), 40))) <= 40
 
 
 def test_expected_output_is_drawn_where_both_attempts_are_wrong() -> None:
@@ -211,4 +230,5 @@ def test_progress_is_one_row_with_the_newest_step() -> None:
     assert "sample" in lines[0] and "3/256" in lines[0]
     assert any("step 8" in line for line in lines) and not any("step 7" in line for line in lines)
     assert len(lines) < 24
-    assert "adapt" in drawn(progress_view("adapt", 0, 0, None, (), (), ASCII))[0]
+    refining = drawn(progress_view("refine", 0, 0, None, (), (), ASCII, exact=0.5))
+    assert "refine" in refining[0] and "50% of the demonstrations' views" in refining[1]

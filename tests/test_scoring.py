@@ -32,9 +32,22 @@ def test_both_means_differ_where_tasks_have_several_outputs() -> None:
     }
     found = score(answers, tasks)
     assert (found.tasks, found.test_outputs, found.hash) == (2, 4, tasks.hash)
-    assert found.pass_at_1 == Rate(by_output=1 / 4, by_task=1 / 2)
-    assert found.pass_at_2 == Rate(by_output=2 / 4, by_task=(1 + 1 / 3) / 2)
-    assert json.loads(json.dumps(found.to_json()))["pass_at_1"] == {"by_output": 0.25, "by_task": 0.5}
+    assert (found.pass_at_1.by_output, found.pass_at_1.by_task) == (1 / 4, 1 / 2)
+    assert (found.pass_at_2.by_output, found.pass_at_2.by_task) == (2 / 4, (1 + 1 / 3) / 2)
+    first = json.loads(json.dumps(found.to_json()))["pass_at_1"]
+    assert (first["by_output"], first["by_task"]) == (0.25, 0.5)
+    # Two tasks drawn with replacement: one all right, the other all wrong.
+    assert first["by_output_95"] == first["by_task_95"] == [0.0, 1.0]
+
+
+def test_the_interval_covers_a_known_proportion() -> None:
+    """Of 400 tasks with one output each, 30% right: Wilson's interval is 25.7% to 34.7%."""
+    tasks = TaskSet("many", tuple(task(f"t{i}", grid(1)) for i in range(400)))
+    answers: dict[str, list[Attempts]] = {
+        f"t{i}": [(grid(1), grid(2)) if i < 120 else (grid(9), grid(2))] for i in range(400)
+    }
+    low, high = score(answers, tasks).pass_at_1.by_output_95
+    assert low == pytest.approx(0.257, abs=0.01) and high == pytest.approx(0.347, abs=0.01)
 
 
 def test_a_grid_of_another_size_is_wrong() -> None:
@@ -48,7 +61,7 @@ def test_true_outputs_score_one_on_the_official_set() -> None:
     answers: dict[str, list[Attempts]] = {
         t.id: [(pair.output, pair.output) for pair in t.test if pair.output is not None] for t in tasks
     }
-    assert score(answers, tasks).pass_at_1 == Rate(1.0, 1.0)
+    assert score(answers, tasks).pass_at_1 == Rate(1.0, 1.0, (1.0, 1.0), (1.0, 1.0))
 
 
 def test_hidden_outputs_and_missing_answers_are_refused() -> None:

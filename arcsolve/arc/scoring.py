@@ -1,4 +1,4 @@
-"""Scores: the share of test outputs hit exactly by the first attempt, and by either of two."""
+"""Scores: shares of test outputs hit exactly by the first attempt, and by either of two, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ class Rate:
     Attributes:
         by_output: mean over test outputs, 0..1, as Kaggle counts.
         by_task: mean over tasks of the share of a task's test outputs that are right, 0..1, as papers count.
+        by_output_95, by_task_95: 95% confidence intervals (lower, upper), by the bootstrap over tasks.
     """
 
     by_output: float
     by_task: float
+    by_output_95: tuple[float, float]
+    by_task_95: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -73,4 +76,25 @@ def score(answers: Mapping[str, Sequence[Attempts]], tasks: TaskSet) -> Score:
 
 
 def _rate(hits: list[NDArray[np.bool_]]) -> Rate:
-    return Rate(float(np.concatenate(hits).mean()), float(np.mean([task_hits.mean() for task_hits in hits])))
+    right, outputs = np.array([h.sum() for h in hits]), np.array([len(h) for h in hits])
+    drawn = resample(len(hits))
+    return Rate(
+        float(right.sum() / outputs.sum()),
+        float((right / outputs).mean()),
+        interval(right[drawn].sum(1) / outputs[drawn].sum(1)),
+        interval((right / outputs)[drawn].mean(1)),
+    )
+
+
+def resample(tasks: int) -> NDArray[np.int64]:
+    """Bootstrap samples (Efron, 1979) of so many tasks, the same every time: integers [4,000, tasks].
+
+    Tasks are drawn, not outputs, since the outputs of one task stand or fall together.
+    """
+    return np.random.default_rng(0).integers(tasks, size=(4_000, tasks))
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The central 95% of bootstrap values."""
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)

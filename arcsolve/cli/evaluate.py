@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,42 +16,50 @@ from arcsolve.cli.console import Consoles, color_option
 from arcsolve.cli.options import solver_options
 
 if TYPE_CHECKING:
+    from arcsolve.arc.dataset import TaskSet
     from arcsolve.inference.evaluation import Evaluation, Figure
+    from arcsolve.inference.joint import JointSettings
     from arcsolve.inference.solver import Settings, Solver
 
-_NAMED = (
-    "protocol",
-    "data_sha256",
-    "weights_sha256",
-    "backend",
-    "views",
-    "samples",
-    "noise",
-    "steps",
-    "adapt_steps",
-    "seed",
-)
+STAGES = ("recall", "leave_one_out", "refine", "sample", "total")
 
 
 @click.command(
-    help="Solve the tasks of FIGURE and score the answers: `meta-dev` (60 held-out tasks, by adaptation), "
-    "`development` (test pairs of trained tasks, from their own latents), an official set by name, or a "
-    "path of tasks whose outputs are known, such as `puzzles`."
+    help="Solve the tasks of FIGURE and score the answers: `meta-dev` (60 held-out tasks), `development` (test pairs "
+    "of trained tasks, from their own latents), an official set by name, or a path of tasks whose outputs are known, "
+    "such as `puzzles`."
 )
 @click.argument("figure")
 @solver_options
-@click.option("--limit", type=click.IntRange(1), help="A fixed subset of so many tasks, stratified by canvas size.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["per-task", "joint", "transductive"]),
+    default="per-task",
+    show_default=True,
+    help="Adapt to each task alone, to all at once, or use weights that were trained on the demonstrations.",
+)
+@click.option("--joint", "protocol", flag_value="joint", help="The same as --protocol joint.")
+@click.option("--per-task", "protocol", flag_value="per-task", help="The same as --protocol per-task.")
+@click.option(
+    "--joint-presentations",
+    type=click.IntRange(1),
+    help="Presentations of each task in joint adaptation (default: 512).",
+)
+@click.option("--limit", type=click.IntRange(1), help="A fixed subset of so many tasks, stratified by size, by --seed.")
 @click.option("--max-side", type=click.IntRange(1, 30), help="Only tasks whose known grids have no longer side.")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Results file, a JSON line for each task as it is solved; the same command goes on where it was stopped.",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Run folder: a JSON line for each task as it is solved, then a table and a plot. The same command goes on "
+    "where it was stopped.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figure as one JSON object.")
 @color_option
 def evaluate(
     figure: str,
+    protocol: str,
+    joint_presentations: int | None,
     limit: int | None,
     max_side: int | None,
     output: Path | None,
@@ -56,56 +67,135 @@ def evaluate(
     consoles: Consoles,
     **options: Any,
 ) -> None:
-    from dataclasses import replace
-
-    from arcsolve.arc.task import Task
     from arcsolve.cli.options import make_solver
-    from arcsolve.cli.score import score_table
-    from arcsolve.files import check_folder
-    from arcsolve.inference import evaluation
-    from arcsolve.inference.solution import Solution
+    from arcsolve.inference import evaluation, results
+    from arcsolve.inference.joint import JointSettings
 
     if output is not None:
-        check_folder(output)
+        make_folder(output)
     solver, settings = make_solver(options)
-    chosen = evaluation.figure(figure, solver)
-    chosen = replace(chosen, tasks=evaluation.limited(chosen.tasks, limit, max_side))
-    done = evaluation.read_results(output, solver, chosen, settings) if output is not None else {}
+    chosen = evaluation.figure(figure, solver, protocol)
+    chosen = replace(chosen, tasks=evaluation.limited(chosen.tasks, limit, max_side, settings.seed))
+    joint = None
+    if chosen.protocol == "joint":
+        joint = JointSettings() if joint_presentations is None else JointSettings(presentations=joint_presentations)
+        # The rows were fitted together already; adapting to each task once more is asked for by name.
+        if options["adapt_steps"] is None:
+            settings = replace(settings, adapt=replace(settings.adapt, steps=0))
+    elif chosen.protocol == "development":
+        settings = replace(settings, adapt=replace(settings.adapt, steps=0), leave_one_out=0)
+    how = None if joint is None else asdict(joint)
+    path = None if output is None else output / results.RESULTS
+    done = results.read_results(path, solver, chosen, settings, how) if path is not None else {}
+    with ExitStack() as stack:
+        runs = solver
+        if joint is not None and len(done) < len(chosen.tasks):
+            folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            runs = adapt_to_set(solver, chosen.tasks, joint, folder / "joint", settings.seed, options["backend"])
+        result = _solve(runs, chosen, settings, done, path, how)
+    facts = _facts(result, chosen, solver, settings, joint)
+    if output is not None:
+        from arcsolve.render.report import write_report
+
+        write_report(output, facts, chosen.tasks, result.solutions)
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        _print(facts, result, consoles)
+
+
+def make_folder(path: Path) -> None:
+    """Make a run folder.
+
+    Raises:
+        ArcsolveError: it cannot be made, or is not writable.
+    """
+    from arcsolve.errors import ArcsolveError
+    from arcsolve.files import check_folder
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArcsolveError(f"{path}: {error.strerror or error}") from error
+    check_folder(path / "results.jsonl")
+
+
+def adapt_to_set(solver: Solver, tasks: TaskSet, joint: JointSettings, folder: Path, seed: int, backend: str) -> Solver:
+    """The solver on the network that adapted to the whole set; a line on standard error for each hundred updates."""
+    from arcsolve.inference.joint import adapt_jointly, joint_solver
+    from arcsolve.training.command import stop_signal
+
+    def report(row: dict[str, Any]) -> None:
+        left = row["seconds"] / row["progress"] - row["seconds"] if row["progress"] else 0.0
+        click.echo(
+            f"joint adaptation {row['progress']:.0%}  {row['nats']:.3f} nats/cell  {row['exact']:.1%} of views exact  "
+            f"{row['seconds']:.0f} s, about {left:.0f} s left",
+            err=True,
+        )
+
+    def warn(line: str) -> None:
+        click.echo(line, err=True)
+
+    with stop_signal() as stopped:
+        path = adapt_jointly(
+            solver.weights,
+            tasks,
+            joint,
+            folder,
+            seed=seed,
+            device=solver.device,
+            report=report,
+            warn=warn,
+            stopped=stopped,
+        )
+    if path is None:
+        raise KeyboardInterrupt
+    return joint_solver(solver, path, backend)
+
+
+def _solve(
+    solver: Solver,
+    chosen: Figure,
+    settings: Settings,
+    done: dict[str, Any],
+    path: Path | None,
+    joint: dict[str, Any] | None,
+) -> Evaluation:
+    """Solve what is not done; a line on standard error for each task."""
+    from arcsolve.arc.task import Task
+    from arcsolve.inference import evaluation, results
+    from arcsolve.inference.solution import Solution
+
     began, before, total = time.monotonic(), len(done), len(chosen.tasks)
     known = {task.id: task for task in chosen.tasks}
     right = sum(sum(evaluation.hits(known[i], solution)) for i, solution in done.items())
     outputs = sum(len(known[i].test) for i in done)
+    # Tasks differ in size by a hundred times, so what is left is estimated by their cells.
+    work = {task.id: evaluation.cells(task) for task in chosen.tasks if task.id not in done}
+    spent_work = 0
 
     def finished(task: Task, solution: Solution) -> None:
-        nonlocal right, outputs
-        if output is not None:
-            with output.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(evaluation.line_of(task, solution, settings)) + "\n")
+        nonlocal right, outputs, spent_work
+        if path is not None:
+            results.append(path, results.line_of(task, solution, settings, joint))
         right += sum(evaluation.hits(task, solution))
         outputs += len(task.test)
+        spent_work += work[task.id]
         spent = time.monotonic() - began
-        left = spent / (len(done) - before) * (total - len(done))
+        left = spent * (sum(work.values()) / spent_work - 1)
         click.echo(
             f"{len(done)}/{total}  {task.id}  {right}/{outputs} outputs right  {spent:.0f} s, about {left:.0f} s left",
             err=True,
         )
 
-    result = evaluation.evaluate(solver, chosen, settings, done=done, finished=finished)
-    facts = _facts(result, chosen, solver, settings)
-    if as_json:
-        click.echo(json.dumps(facts))
-        return
-    heading = f"{result.score.data}: {result.score.tasks} tasks, {result.score.test_outputs} test outputs"
-    consoles.out.print(heading, soft_wrap=True)
-    consoles.out.print(score_table(result.score))
-    for name in _NAMED:
-        consoles.out.print(f"{name}: {facts[name]}", soft_wrap=True)
-    consoles.out.print(f"right answer among the candidates: {result.oracle:.2%} of test outputs")
-    if result.reproduced is not None:
-        consoles.out.print(f"demonstrations reproduced when left out: {result.reproduced:.2%}")
+    if before:
+        click.echo(f"{before} of {total} tasks are solved already", err=True)
+    return evaluation.evaluate(solver, chosen, settings, done=done, finished=finished)
 
 
-def _facts(result: Evaluation, chosen: Figure, solver: Solver, settings: Settings) -> dict[str, Any]:
+def _facts(
+    result: Evaluation, chosen: Figure, solver: Solver, settings: Settings, joint: JointSettings | None
+) -> dict[str, Any]:
     from arcsolve.inference.sampler import effective_samples
 
     score = result.score.to_json()
@@ -122,14 +212,51 @@ def _facts(result: Evaluation, chosen: Figure, solver: Solver, settings: Setting
         "samples": effective_samples(solver.weights.config, settings.samples, solver.noise(settings)),
         "noise": solver.noise(settings),
         "steps": settings.steps or solver.weights.config.steps,
-        "adapt_steps": settings.adapt.steps if chosen.adapts else 0,
+        "recall": settings.recall,
+        "adapt_steps": settings.adapt.steps,
+        "leave_one_out": settings.leave_one_out,
+        "joint_presentations": joint.presentations if joint else 0,
         "seed": settings.seed,
         "tasks": score["tasks"],
         "test_outputs": score["test_outputs"],
         "pass_at_1": score["pass_at_1"],
         "pass_at_2": score["pass_at_2"],
         "oracle": result.oracle,
+        "size_accuracy": result.size,
         "reproduced": result.reproduced,
-        "seconds_per_task": sum(s.seconds["total"] for s in solutions) / len(solutions),
+        "seconds_per_task": {name: result.seconds.get(name, 0.0) for name in STAGES},
         "trajectories_per_second": trajectories / sum(s.seconds["sample"] for s in solutions),
     }
+
+
+NAMED = (
+    "protocol",
+    "data_sha256",
+    "weights_sha256",
+    "backend",
+    "views",
+    "samples",
+    "noise",
+    "steps",
+    "recall",
+    "adapt_steps",
+    "leave_one_out",
+    "joint_presentations",
+    "seed",
+)
+
+
+def _print(facts: dict[str, Any], result: Evaluation, consoles: Consoles) -> None:
+    from arcsolve.cli.score import score_table
+
+    heading = f"{result.score.data}: {result.score.tasks} tasks, {result.score.test_outputs} test outputs"
+    consoles.out.print(heading, soft_wrap=True)
+    consoles.out.print(score_table(result.score))
+    for name in NAMED:
+        consoles.out.print(f"{name}: {facts[name]}", soft_wrap=True)
+    consoles.out.print(f"right answer among the candidates: {result.oracle:.2%} of test outputs", soft_wrap=True)
+    consoles.out.print(f"right size: {result.size:.2%} of test outputs")
+    if result.reproduced is not None:
+        consoles.out.print(f"demonstrations reproduced when left out: {result.reproduced:.2%}", soft_wrap=True)
+    stages = ", ".join(f"{name} {facts['seconds_per_task'][name]:.1f}" for name in STAGES)
+    consoles.out.print(f"seconds per task: {stages}", soft_wrap=True)

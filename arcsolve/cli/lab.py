@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcsolve.cli.console import Consoles, color_option
+from arcsolve.cli.options import solver_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -87,6 +88,95 @@ def recipe(
         return
     consoles.out.print(_table(lines))
     consoles.out.print("nats a cell of outputs never seen: less is better; differences to `against`, of equal seeds")
+
+
+@lab.command(
+    help="Solve the tasks of a figure with one stage more or less (ARMS; default: all): recall, latents, the whole "
+    "network, joint or each task alone, leave-one-out's stop, views, steps, noise. Results are kept as they come, and "
+    "the same command goes on where it was stopped."
+)
+@click.argument("arms", nargs=-1)
+@click.option("--figure", default="meta-dev", show_default=True, help="The tasks, as `arcsolve eval` names them.")
+@click.option("--limit", type=click.IntRange(1), help="A fixed subset of so many tasks, stratified by size, by --seed.")
+@click.option("--max-side", type=click.IntRange(1, 30), help="Only tasks whose known grids have no longer side.")
+@click.option(
+    "--joint-presentations", type=click.IntRange(1), help="Presentations of each task in joint adaptation (512)."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder for results, a JSON line a task, and for the jointly adapted network.",
+)
+@solver_options
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object.")
+@color_option
+def stages(
+    arms: tuple[str, ...],
+    figure: str,
+    limit: int | None,
+    max_side: int | None,
+    joint_presentations: int | None,
+    output: Path,
+    as_json: bool,
+    consoles: Consoles,
+    **options: Any,
+) -> None:
+    from arcsolve.arc.task import Task
+    from arcsolve.cli.evaluate import adapt_to_set, make_folder
+    from arcsolve.cli.options import make_solver
+    from arcsolve.inference import evaluation, results
+    from arcsolve.inference.joint import JointSettings
+    from arcsolve.lab import stages as suite
+
+    names = suite.plan(arms)
+    make_folder(output)
+    solver, settings = make_solver(options)
+    chosen = evaluation.figure(figure, solver)
+    tasks = evaluation.limited(chosen.tasks, limit, max_side, settings.seed)
+    joint = JointSettings() if joint_presentations is None else JointSettings(presentations=joint_presentations)
+    head = suite.header(solver, settings, joint.presentations, tasks.hash)
+    path = output / "stages.jsonl"
+    done = suite.read(path, head, names)
+    order = evaluation.spread(tasks)
+    left = [task for task in order if set(names) - set(done.get(task.id, {}))]
+    runs = None
+    if left and any(suite.ARMS[name].joint for name in names):
+        runs = adapt_to_set(solver, tasks, joint, output / "joint", settings.seed, options["backend"])
+    began, made = time.monotonic(), 0
+
+    def finished(task: Task, found: dict[str, dict[str, Any]]) -> None:
+        nonlocal made
+        made += 1
+        results.append(path, {"id": task.id, **head, "arms": found})
+        spent = time.monotonic() - began
+        right = " ".join(name for name in found if all(found[name]["pass_at_2"])) or "-"
+        rest = spent / made * (len(left) - made)
+        click.echo(f"{made}/{len(left)}  {task.id}  about {rest:.0f} s left  right: {right}", err=True)
+
+    suite.run_stages(order, names, solver, runs, settings, done, finished)
+    lines = suite.summary(order, names, done)
+    if as_json:
+        click.echo(json.dumps({**head, "data": tasks.name, "tasks": len(tasks), "arms": lines}))
+        return
+    consoles.out.print(f"{tasks.name}: {len(tasks)} tasks, {tasks.hash[:8]}, weights {solver.weights.sha256[:8]}")
+    consoles.out.print(_stage_table(lines))
+
+
+def _stage_table(lines: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("arm", "pass@1", "pass@2", "oracle", "size", "s", "against", "won", "lost", "difference"):
+        table.add_column(name, justify="left" if name in ("arm", "against") else "right", no_wrap=True)
+    for line in lines:
+        shares = (f"{line[key]:.1%}" for key in ("pass_at_1", "pass_at_2", "oracle", "size"))
+        error = "" if line["error"] is None else f" ± {line['error']:.1%}"
+        compared = (line["against"], str(line["gained"]), str(line["lost"]), f"{line['difference']:+.1%}{error}")
+        own = line["arm"] == line["against"]
+        table.add_row(line["arm"], *shares, f"{line['seconds']:.1f}", *(() if own else compared))
+    return table
 
 
 def _table(lines: list[dict[str, Any]]) -> Table:

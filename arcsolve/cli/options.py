@@ -45,11 +45,19 @@ _OPTIONS = (
         help="Optimizer steps on the demonstrations; 0 for none (default: 128).",
     ),
     click.option(
-        "--leave-one-out/--no-leave-one-out",
+        "--recall/--no-recall",
         default=True,
         show_default=True,
-        help="Adapt again without each demonstration, to see if it is reproduced.",
+        help="Start from the trained latents that explain the demonstrations best, or from their mean.",
     ),
+    click.option(
+        "--leave-one-out",
+        type=click.IntRange(0),
+        default=3,
+        show_default=True,
+        help="So many demonstrations at the most are left out in turn, to see if they are reproduced.",
+    ),
+    click.option("--no-leave-one-out", "leave_one_out", flag_value=0, type=int, help="The same as --leave-one-out 0."),
 )
 
 
@@ -79,6 +87,7 @@ def make_solver(options: dict[str, Any], *, time_limit: float | None = None) -> 
         steps=options["steps"],
         noise=options["noise"],
         adapt=adapt,
+        recall=options["recall"],
         leave_one_out=options["leave_one_out"],
         seed=options["seed"],
         time_limit=time_limit,

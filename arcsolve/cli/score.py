@@ -43,5 +43,10 @@ def score_table(result: Score) -> Table:
     table.add_column("mean over test outputs", justify="right")
     table.add_column("mean over tasks", justify="right")
     for name, rate in (("pass@1", result.pass_at_1), ("pass@2", result.pass_at_2)):
-        table.add_row(name, f"{rate.by_output:.2%}", f"{rate.by_task:.2%}")
+        table.add_row(name, percent(rate.by_output, rate.by_output_95), percent(rate.by_task, rate.by_task_95))
     return table
+
+
+def percent(value: float, interval: tuple[float, float]) -> str:
+    """A share with its 95% confidence interval."""
+    return f"{value:.2%} ({interval[0]:.1%} to {interval[1]:.1%})"

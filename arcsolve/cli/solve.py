@@ -27,19 +27,28 @@ if TYPE_CHECKING:
 @click.option(
     "--time-limit",
     type=click.FloatRange(0, min_open=True),
-    help="Cap in seconds, of which adaptation gets 60%; hitting it is reported. A batch in hand is finished.",
+    help="Cap in seconds, of which adaptation gets 80%; hitting it is reported. A batch in hand is finished.",
+)
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Also tell what it started from, losses left out, and seconds by stage."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the solution as one JSON object.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Also write the JSON to this file.")
 @color_option
 def solve(
-    source: str, time_limit: float | None, as_json: bool, output: str | None, consoles: Consoles, **options: Any
+    source: str,
+    time_limit: float | None,
+    verbose: bool,
+    as_json: bool,
+    output: str | None,
+    consoles: Consoles,
+    **options: Any,
 ) -> None:
     from arcsolve.arc.dataset import load_task
     from arcsolve.cli.options import make_solver
     from arcsolve.files import check_folder, replace_file
     from arcsolve.render.palette import style_for
-    from arcsolve.render.solution import solution_view
+    from arcsolve.render.solution import detail_view, solution_view
 
     if output is not None:
         check_folder(output)
@@ -52,6 +61,9 @@ def solve(
         click.echo(text)
     else:
         consoles.out.print(solution_view(task, solution, style_for(consoles.out)))
+        if verbose:
+            consoles.out.print()
+            consoles.out.print(detail_view(solution))
     if output is not None:
         replace_file(output, text + "\n")
 
@@ -83,7 +95,14 @@ def progress(consoles: Consoles) -> Iterator[Listener]:
         def draw(state: Progress) -> None:
             live.update(
                 progress_view(
-                    state.stage, state.done, state.total, state.reproduced, state.steps, state.candidates, style
+                    state.stage,
+                    state.done,
+                    state.total,
+                    state.reproduced,
+                    state.steps,
+                    state.candidates,
+                    style,
+                    exact=state.exact,
                 )
             )
 
@@ -91,4 +110,4 @@ def progress(consoles: Consoles) -> Iterator[Listener]:
 
 
 def _unit(stage: str) -> str:
-    return "trajectories" if stage == "sample" else "steps"
+    return {"sample": "trajectories", "recall": "search of the trained tasks"}.get(stage, "steps")

@@ -1,22 +1,28 @@
-"""Adaptation: a copy of the network learns one task's demonstrations, its latents first and then everything."""
+"""Refinement: a copy of the network learns one task's demonstrations, its latents first and then everything."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from arcsolve.arc.grid import COLOURS
 from arcsolve.arc.task import Pair
 from arcsolve.inference.backend import Array
 from arcsolve.inference.torch_backend import build_network
+from arcsolve.network.device import has_bf16
 from arcsolve.network.weights import Weights
-from arcsolve.training.objective import normal_from, objective
-from arcsolve.training.pack import flatten
-from arcsolve.training.pairs import PairStore, draw_views
+from arcsolve.shapes import canvas_size
+from arcsolve.training.objective import Losses, normal_from, objective
+from arcsolve.training.pack import Pack, flatten
+from arcsolve.training.pairs import PairStore, ViewDraw, draw_views
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,10 @@ class AdaptSettings:
         network_rate: AdamW's rate for the network.
         batch: presentations in a step, before ``tokens`` limits it.
         tokens: cells and prefix tokens in a step at the most (large canvases come in smaller batches).
+        sigma: standard deviation that the latents' posterior starts at (LTM, 2502.01567); 0 for plain latents.
+        kl: weight of that posterior's KL to N(0, I), in nats for each latent channel.
+        average: decay of the averaged parameters that are returned, per step; 0 for the last ones.
+        bf16: matrices in bfloat16 where the device is faster in it.
     """
 
     steps: int = 128
@@ -38,6 +48,10 @@ class AdaptSettings:
     network_rate: float = 1e-3
     batch: int = 8
     tokens: int = 2_500
+    sigma: float = 0.0
+    kl: float = 1e-3
+    average: float = 0.9
+    bf16: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,81 +64,196 @@ class Adapted:
     truncated: bool
 
 
+class Refinement:
+    """A copy of the network while it learns demonstrations; the weights stay untouched.
+
+    Every presentation is a fresh view (8 symmetries, 9! colour maps). First the latents learn alone, then the whole
+    network at a lower rate: in TRM, tuning latents alone gave nothing, and everything after a latent quarter was best.
+    With ``sigma``, latents are the mean and variance of a posterior, sampled for each presentation (LTM, 2502.01567).
+
+    Args:
+        demonstrations: pairs whose outputs are known; nothing else of the task is looked at.
+        latents: [P, C] to start from.
+        seed: of every draw; equal seeds give equal results on one machine.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        demonstrations: tuple[Pair, ...],
+        settings: AdaptSettings,
+        latents: Array,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.settings = settings
+        self.device = device
+        self.config = weights.config
+        self.network = build_network(weights.config, weights.network).to(device).requires_grad_(False)
+        self.mean = torch.tensor(latents, device=device, requires_grad=True)
+        learned = [self.mean]
+        self.log_variance: Tensor | None = None
+        if settings.sigma:
+            start = torch.full_like(self.mean, 2 * math.log(settings.sigma))
+            self.log_variance = start.detach().requires_grad_(True)
+            learned.append(self.log_variance)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": learned, "lr": settings.latent_rate}], betas=(0.9, 0.95), weight_decay=0.0
+        )
+        pairs = pack_of(demonstrations)
+        self.store = PairStore(pairs, device)
+        self.canvas = np.maximum(pairs.sizes[:, :2], pairs.sizes[:, 2:]).max(axis=0)
+        per_sample = int(self.canvas.prod()) + weights.config.prefix
+        self.count = max(1, min(settings.batch, settings.tokens // per_sample))
+        self.demonstrations = len(pairs)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.host = np.random.default_rng(seed)
+        self.alone = round(settings.latents_first * settings.steps)
+        self.done = 0
+        # What is returned and judged: the average of the last steps, which are noisy on so few presentations.
+        self.averaged = build_network(weights.config, weights.network).to(device).requires_grad_(False)
+        self.averaged_mean = self.mean.detach().clone()
+
+    def step(self) -> Losses:
+        """One optimizer step; a loss that is no number changes nothing, and is for the caller to see."""
+        if self.done == self.alone:
+            self.network.requires_grad_(True)
+            parameters = list(self.network.parameters())
+            self.optimizer.add_param_group({"params": parameters, "lr": self.settings.network_rate})
+        transposed = bool(self.host.integers(2))
+        height, width = (int(side) for side in (self.canvas[::-1] if transposed else self.canvas))
+        view = draw_views(self.count, "all", transposed, self.generator, torch.empty(0))
+        # Each demonstration in turn, so that a batch smaller than their number still reaches them all.
+        chosen = (torch.arange(self.count, device=self.device) + self.done * self.count) % self.demonstrations
+        shift = torch.rand(self.count, 2, generator=self.generator, device=self.device)
+        batch = self.store.batch(chosen, view, height, width, shift)
+        normal = normal_from(self.generator, self.device)
+        latents, total = self.mean.expand(self.count, *self.mean.shape), torch.zeros((), device=self.device)
+        if self.log_variance is not None:
+            latents = latents + (self.log_variance / 2).exp() * normal(tuple(latents.shape))
+            total = self.settings.kl * gaussian_kl(self.mean, self.log_variance).mean()
+        with self._precision():
+            losses = objective(self.network, latents, batch, steps=self.config.steps, normal=normal)
+        losses = losses._replace(total=losses.total + total)
+        if torch.isfinite(losses.total):
+            losses.total.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.done += 1
+            self._average()
+        return losses
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        weight = 1 - min(self.settings.average, self.done / (10 + self.done))
+        self.averaged_mean.lerp_(self.mean, weight)
+        if self.done > self.alone:
+            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), weight)
+
+    @torch.no_grad()
+    def nats(self, known: tuple[Pair, ...], pair: Pair) -> float:
+        """Loss of one pair in nats a cell, mean over 8 symmetries, on the canvas that the pairs ``known`` imply.
+
+        ``inf`` where the pair's output does not fit that canvas.
+        """
+        return mean_nats(self.averaged, self.averaged_mean, known, pair, precision=self._precision())
+
+    def result(self, *, truncated: bool = False) -> Adapted:
+        """What was learned so far."""
+        # Hints are shown in pretraining only, so the exported graph has no such tensor.
+        parameters = ((name, tensor) for name, tensor in self.averaged.named_parameters() if name != "hint")
+        changed = parameters if self.done > self.alone else ()
+        return Adapted(
+            latents=self.averaged_mean.cpu().numpy().copy(),
+            tensors={name: parameter.cpu().numpy().copy() for name, parameter in changed},
+            steps=self.done,
+            truncated=truncated,
+        )
+
+    def _precision(self) -> AbstractContextManager[object]:
+        fast = self.settings.bf16 and has_bf16(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16) if fast else nullcontext()
+
+
 def adapt(
     weights: Weights,
     demonstrations: tuple[Pair, ...],
     settings: AdaptSettings,
+    latents: Array,
     *,
+    stop: int | None = None,
     seed: int,
     device: torch.device,
-    latents: Array | None = None,
     deadline: float | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int, float], None] = lambda done, total, exact: None,
 ) -> Adapted:
-    """Adapt a copy of the network to demonstrations; the weights stay untouched.
-
-    Every presentation is a fresh view (8 symmetries, 9! colour maps). First the latents learn alone, then the whole
-    network at a lower rate: in TRM, tuning latents alone gave nothing, and everything after a latent quarter was best.
+    """Refine; see :class:`Refinement`.
 
     Args:
-        demonstrations: pairs whose outputs are known; nothing else of the task is looked at.
-        latents: [P, C] to start from; by default the mean of the bank (2511.02886 found it better than noise).
+        stop: steps to do of the settings' steps; by default all.
         deadline: ``time.monotonic()`` to stop at, even if steps are left.
-        progress: called with (steps done, steps).
+        progress: called with (steps done, steps, share of the presentations of the last steps that came out right).
     """
-    start = weights.bank.mean(axis=0) if latents is None else latents
+    start = latents.astype(np.float32)
     if not settings.steps:
-        return Adapted(start.astype(np.float32), {}, 0, False)
-    network = build_network(weights.config, weights.network).to(device)
-    row = torch.tensor(start, device=device, requires_grad=True)
-    pairs = flatten({"task": [(p.input, p.output, False) for p in demonstrations if p.output is not None]})
-    store = PairStore(pairs, device)
-    canvas = np.maximum(pairs.sizes[:, :2], pairs.sizes[:, 2:]).max(axis=0)
-    count = max(1, min(settings.batch, settings.tokens // (int(canvas.prod()) + weights.config.prefix)))
-    generator = torch.Generator(device).manual_seed(seed)
-    host = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW([{"params": [row], "lr": settings.latent_rate}], betas=(0.9, 0.95), weight_decay=0.0)
-    alone = round(settings.latents_first * settings.steps)
-    network.requires_grad_(False)
-    done = 0
-    for done in range(settings.steps):
+        return Adapted(start, {}, 0, False)
+    refinement = Refinement(weights, demonstrations, settings, start, seed=seed, device=device)
+    exact = 0.0
+    steps = settings.steps if stop is None else min(stop, settings.steps)
+    while refinement.done < steps:
         if deadline is not None and time.monotonic() > deadline:
-            return _result(network, row, alone, done, truncated=True)
-        if done == alone:
-            network.requires_grad_(True)
-            optimizer.add_param_group({"params": list(network.parameters()), "lr": settings.network_rate})
-        transposed = bool(host.integers(2))
-        height, width = (int(side) for side in (canvas[::-1] if transposed else canvas))
-        view = draw_views(count, "all", transposed, generator, torch.empty(0))
-        # Each demonstration in turn, so that a batch smaller than their number still reaches them all.
-        chosen = (torch.arange(count, device=device) + done * count) % len(pairs)
-        shift = torch.rand(count, 2, generator=generator, device=device)
-        batch = store.batch(chosen, view, height, width, shift)
-        losses = objective(
-            network,
-            row.expand(count, *row.shape),
-            batch,
-            steps=weights.config.steps,
-            normal=normal_from(generator, device),
-        )
+            return refinement.result(truncated=True)
+        losses = refinement.step()
         if not torch.isfinite(losses.total):
             # Nothing that was learned on the way here can be trusted.
-            return Adapted(start.astype(np.float32), {}, done, truncated=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        progress(done + 1, settings.steps)
-    return _result(network, row, alone, settings.steps, truncated=False)
+            return Adapted(start, {}, refinement.done, truncated=True)
+        exact += (float(losses.exact.float().mean()) - exact) / min(refinement.done, 8)
+        progress(refinement.done, steps, exact)
+    return refinement.result()
 
 
-def _result(network: torch.nn.Module, row: torch.Tensor, alone: int, done: int, *, truncated: bool) -> Adapted:
-    # Hints are shown in pretraining only, so the exported graph has no such tensor.
-    parameters = ((name, tensor) for name, tensor in network.named_parameters() if name != "hint")
-    changed = parameters if done > alone else ()
-    return Adapted(
-        latents=row.detach().cpu().numpy(),
-        tensors={name: parameter.detach().cpu().numpy() for name, parameter in changed},
-        steps=done,
-        truncated=truncated,
-    )
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) || N(0, 1)), element by element, in nats (2502.01567, the prior of its latents)."""
+    return (mean.square() + log_variance.exp() - log_variance - 1) / 2
+
+
+def pack_of(pairs: tuple[Pair, ...]) -> Pack:
+    """Pairs of one task as a pack."""
+    return flatten({"task": [(p.input, p.output, False) for p in pairs if p.output is not None]})
+
+
+@torch.no_grad()
+def mean_nats(
+    network: torch.nn.Module,
+    latents: Tensor,
+    known: tuple[Pair, ...],
+    pair: Pair,
+    *,
+    precision: AbstractContextManager[object],
+) -> float:
+    """See :meth:`Refinement.nats`; latents [P, C]."""
+    assert pair.output is not None
+    height, width = canvas_size(known, pair.input)
+    if pair.output.shape[0] > height or pair.output.shape[1] > width:
+        return math.inf
+    device = latents.device
+    store = PairStore(pack_of((pair,)), device)
+    colours = torch.arange(COLOURS, device=device).expand(4, COLOURS)
+    total = 0.0
+    for first, canvas in ((0, (height, width)), (4, (width, height))):
+        view = ViewDraw(torch.arange(first, first + 4, device=device), colours)
+        batch = store.batch(
+            torch.zeros(4, dtype=torch.long, device=device), view, *canvas, torch.zeros(4, 2, device=device)
+        )
+        with precision:
+            losses = objective(
+                network,  # type: ignore[arg-type]
+                latents.expand(4, *latents.shape),
+                batch,
+                steps=network.config.steps,  # type: ignore[union-attr, arg-type]
+                normal=normal_from(None, device),
+            )
+        total += float(losses.nats.sum())
+    return total / 8

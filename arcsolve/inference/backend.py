@@ -12,6 +12,9 @@ from arcsolve.network.config import NetworkConfig
 Array = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
+CPU_TOKENS, GPU_TOKENS = 16_384, 131_072
+"""``batch_tokens`` of a CPU (more would leave its caches) and of a GPU (0.3 GB a tensor at width 512)."""
+
 
 class Inputs(NamedTuple):
     """What stays the same over a trajectory's steps.
@@ -45,6 +48,9 @@ class Backend(Protocol):
     """``onnx`` or ``torch``, and the device."""
 
     config: NetworkConfig
+
+    batch_tokens: int
+    """Tokens of a batch of trajectories that suit the device."""
 
     start: tuple[Array, Array]
     """The vectors ``h0`` and ``l0`` [C] that a trajectory starts from."""

@@ -1,24 +1,24 @@
-"""Evaluation: which tasks make a figure, solving them, scoring the answers."""
+"""Evaluation: which tasks make a figure, under which protocol they are solved, and scoring the answers."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from arcsolve.arc.dataset import OFFICIAL, TaskSet, load_tasks
 from arcsolve.arc.scoring import Score, score
 from arcsolve.arc.task import Pair, Task
-from arcsolve.errors import ArcsolveError, FormatError
+from arcsolve.errors import ArcsolveError
 from arcsolve.inference.solution import Solution
 from arcsolve.inference.solver import Settings, Solver
 from arcsolve.training.guard import split
 
 TRAINING_SETS = ("arc-agi-1/training", "arc-agi-2/training")
+PROTOCOLS = ("per-task", "joint", "transductive")
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,10 @@ class Figure:
     """A named set of tasks with the protocol under which it is solved.
 
     Attributes:
-        name: ``meta-dev``, ``development`` or the name of an official set.
-        protocol: ``per-task`` (adapt to each task alone) or ``development`` (the trained row, no adaptation).
+        name: ``meta-dev``, ``development``, the name of an official set, or a path.
+        protocol: ``per-task`` (training never saw the tasks; adapt to each alone), ``joint`` (adapt to all their
+            demonstrations at once), ``transductive`` (their demonstrations were trained on) or ``development`` (the
+            trained row, no adaptation).
         tasks: the tasks, test outputs known.
     """
 
@@ -41,14 +43,14 @@ class Figure:
         return self.protocol != "development"
 
 
-def figure(name: str, solver: Solver) -> Figure:
+def figure(name: str, solver: Solver, protocol: str = "per-task") -> Figure:
     """The tasks behind a figure.
 
     ``meta-dev``: the 60 held-out ARC-1 training tasks. ``development``: the training tasks in the weights' bank, whose
     test pairs training never saw. Otherwise an official set, or a path of tasks whose outputs are known.
 
     Raises:
-        ArcsolveError: no such figure, or the weights have trained on a task that they may not have seen.
+        ArcsolveError: no such figure, or what the weights were trained on does not go with the protocol.
     """
     if name == "meta-dev":
         ids = set(split("meta_dev"))
@@ -63,9 +65,28 @@ def figure(name: str, solver: Solver) -> Figure:
     for task in chosen:
         if any(pair.output is None for pair in task.test):
             raise ArcsolveError(f"{name}: {task.id}: the test output is hidden, so answers cannot be scored")
-    if seen := [task.id for task in chosen if solver.seen(task)]:
-        raise ArcsolveError(f"{name}: these weights were trained on {seen[0]} and {len(seen) - 1} more of its tasks")
-    return Figure(name, "per-task", chosen)
+    check_protocol(chosen, solver, protocol)
+    return Figure(name, protocol, chosen)
+
+
+def check_protocol(tasks: TaskSet, solver: Solver, protocol: str) -> None:
+    """Refuse a protocol that these weights cannot honestly claim on these tasks.
+
+    Raises:
+        ArcsolveError: the weights are transductive, or have seen a task, and the protocol is another; or the protocol
+            is transductive and the weights are not.
+    """
+    trained = solver.weights.training.get("protocol", "per-task")
+    if protocol == "transductive":
+        if trained != "transductive":
+            raise ArcsolveError(f"{tasks.name}: these weights are {trained}, not transductive")
+        return
+    if trained == "transductive":
+        raise ArcsolveError(f"{tasks.name}: these weights are transductive; score them with --protocol transductive")
+    if seen := [task.id for task in tasks if solver.seen(task)]:
+        raise ArcsolveError(
+            f"{tasks.name}: these weights were trained on {seen[0]} and {len(seen) - 1} more of its tasks"
+        )
 
 
 def _trained(solver: Solver) -> tuple[Task, ...]:
@@ -86,8 +107,13 @@ def largest_side(task: Task) -> int:
     return max(int(side) for grid in (*grids, *(pair.input for pair in task.test)) for side in grid.shape)
 
 
-def limited(tasks: TaskSet, limit: int | None, max_side: int | None) -> TaskSet:
-    """A fixed subset: tasks within ``max_side``, then ``limit`` of them spread evenly over the order of canvas size.
+def cells(task: Task) -> int:
+    """Input cells of all of a task's pairs: what solving it costs, roughly."""
+    return sum(pair.input.size for pair in task.train + task.test)
+
+
+def limited(tasks: TaskSet, limit: int | None, max_side: int | None, seed: int = 0) -> TaskSet:
+    """A fixed subset: tasks within ``max_side``, then one drawn from each of ``limit`` equal slices by size.
 
     Raises:
         ArcsolveError: nothing is left.
@@ -97,10 +123,23 @@ def limited(tasks: TaskSet, limit: int | None, max_side: int | None) -> TaskSet:
         raise ArcsolveError(f"{tasks.name}: no task has all sides within {max_side}")
     name = tasks.name if len(kept) == len(tasks) else f"{tasks.name}, sides <= {max_side}"
     if limit is not None and limit < len(kept):
-        kept.sort(key=lambda task: (sum(pair.input.size for pair in task.train + task.test), task.id))
-        kept = [kept[i * len(kept) // limit] for i in range(limit)]
-        name = f"{name}, {limit} stratified"
+        kept.sort(key=lambda task: (cells(task), task.id))
+        rng = np.random.default_rng(seed)
+        bounds = [i * len(kept) // limit for i in range(limit + 1)]
+        kept = [kept[int(rng.integers(low, high))] for low, high in pairwise(bounds)]
+        name = f"{name}, {limit} stratified, seed {seed}"
     return TaskSet(name, tuple(sorted(kept, key=lambda task: task.id)))
+
+
+def spread(tasks: TaskSet) -> list[Task]:
+    """The order to solve tasks in: every prefix of it is spread over the sizes, so that early figures mean something.
+
+    Tasks sorted by size are taken at the bit-reversed numbers (van der Corput's sequence).
+    """
+    ordered = sorted(tasks, key=lambda task: (cells(task), task.id))
+    bits = max(1, (len(ordered) - 1).bit_length())
+    reversed_numbers = (int(f"{number:0{bits}b}"[::-1], 2) for number in range(2**bits))
+    return [ordered[number] for number in reversed_numbers if number < len(ordered)]
 
 
 @dataclass(frozen=True)
@@ -110,13 +149,17 @@ class Evaluation:
     Attributes:
         score: both metrics at one and at two attempts.
         oracle: share of test outputs that are among the candidates at all.
+        size: share of test outputs whose size the first attempt has.
         reproduced: mean share of demonstrations reproduced when left out, ``None`` where none was.
+        seconds: mean seconds of a task by stage.
         solutions: by task id.
     """
 
     score: Score
     oracle: float
+    size: float
     reproduced: float | None
+    seconds: dict[str, float]
     solutions: dict[str, Solution]
 
 
@@ -136,20 +179,30 @@ def evaluate(
     """Solve every task that is not ``done`` yet and score all.
 
     Args:
+        solver: for ``joint``, one that knows the set's rows.
         done: solutions from an earlier run; those that are made now join them.
         finished: called with every solution as it is made.
     """
-    for task in chosen.tasks:
+    for task in spread(chosen.tasks):
         if task.id not in done:
-            solve = solver.solve if chosen.adapts else solver.recall
-            done[task.id] = solve(blind(task), settings)
+            done[task.id] = replace(solver.solve(blind(task), settings), protocol=chosen.protocol)
             finished(task, done[task.id])
-    solutions = {task.id: done[task.id] for task in chosen.tasks}
+    return summarise(chosen.tasks, done)
+
+
+def summarise(tasks: TaskSet, done: dict[str, Solution]) -> Evaluation:
+    """The figures of a set of which every task is solved."""
+    solutions = {task.id: done[task.id] for task in tasks}
     answers = {i: [(t.attempt_1, t.attempt_2) for t in s.test] for i, s in solutions.items()}
-    found = [hit for task in chosen.tasks for hit in _found(task, solutions[task.id])]
-    shares = [s.reproduced / s.demonstrations for s in solutions.values() if s.demonstrations]
+    shares = [s.left_out.reproduced / s.left_out.tried for s in solutions.values() if s.left_out.tried]
+    stages = {name: None for s in solutions.values() for name in s.seconds}
     return Evaluation(
-        score(answers, chosen.tasks), float(np.mean(found)), float(np.mean(shares)) if shares else None, solutions
+        score=score(answers, tasks),
+        oracle=float(np.mean([hit for task in tasks for hit in _found(task, solutions[task.id])])),
+        size=float(np.mean([hit for task in tasks for hit in _sized(task, solutions[task.id])])),
+        reproduced=float(np.mean(shares)) if shares else None,
+        seconds={name: float(np.mean([s.seconds.get(name, 0.0) for s in solutions.values()])) for name in stages},
+        solutions=solutions,
     )
 
 
@@ -168,37 +221,8 @@ def _found(task: Task, solution: Solution) -> Iterable[bool]:
         yield any(np.array_equal(candidate.grid, pair.output) for candidate in test.candidates)
 
 
-def line_of(task: Task, solution: Solution, settings: Settings) -> dict[str, Any]:
-    """A line of the results file: the solution, and the task's content and the settings that it stands for."""
-    return {"id": task.id, "task_hash": task.hash, "settings": asdict(settings), "solution": solution.to_json()}
-
-
-def read_results(path: Path, solver: Solver, chosen: Figure, settings: Settings) -> dict[str, Solution]:
-    """Solutions of an earlier run's results file; a last line that a kill cut short is dropped from the file.
-
-    Raises:
-        ArcsolveError: the file was made with other weights, settings or protocol, or from other tasks.
-    """
-    done: dict[str, Solution] = {}
-    hashes = {task.id: task.hash for task in chosen.tasks}
-    if not path.exists():
-        return done
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        path.write_text("".join(lines[:-1]), encoding="utf-8")
-        del lines[-1]
-    for number, text in enumerate(lines, 1):
-        where = f"{path}: line {number}"
-        try:
-            value = json.loads(text)
-            solution = Solution.from_json(value["solution"], where)
-            same = value["settings"] == json.loads(json.dumps(asdict(settings)))
-            known = hashes.get(value["id"]) == value["task_hash"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{where}: not a result of `arcsolve eval` ({error})") from error
-        if not same or (solution.weights_sha256, solution.protocol) != (solver.weights.sha256, chosen.protocol):
-            raise ArcsolveError(f"{where}: made with other weights, settings or protocol; choose another file")
-        if not known:
-            raise ArcsolveError(f"{where}: task {solution.task} is not in {chosen.tasks.name}; choose another file")
-        done[solution.task] = solution
-    return done
+def _sized(task: Task, solution: Solution) -> Iterable[bool]:
+    """For each test output, whether the first attempt has its size."""
+    for pair, test in zip(task.test, solution.test, strict=True):
+        assert pair.output is not None
+        yield test.attempt_1.shape == pair.output.shape

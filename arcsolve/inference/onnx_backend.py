@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from arcsolve.errors import ArcsolveError, FormatError
-from arcsolve.inference.backend import Array, Inputs, Step
+from arcsolve.inference.backend import CPU_TOKENS, GPU_TOKENS, Array, Inputs, Step
 from arcsolve.network.weights import NETWORK, Weights
 
 CUDA = "CUDAExecutionProvider"
@@ -59,6 +59,7 @@ class OnnxBackend:
                 self.notice = "there is a GPU, but ONNX Runtime's CUDA provider does not start; running on the CPU"
         self.device = device
         self.name = f"onnx:{device}"
+        self.batch_tokens = GPU_TOKENS if on_cuda else CPU_TOKENS
 
     def step(self, inputs: Inputs, h: Array, l: Array, noise: Array) -> Step:
         """See :class:`~arcsolve.inference.backend.Backend`."""

@@ -12,11 +12,12 @@ from arcsolve.arc.grid import COLOURS, Grid, grid_key
 from arcsolve.canvas import decode, place
 from arcsolve.inference.backend import Array, Backend, Inputs
 from arcsolve.inference.solution import Candidate, LatentStep
-from arcsolve.inference.voting import vote
+from arcsolve.inference.voting import Plausible, vote
 from arcsolve.network.config import NetworkConfig
 from arcsolve.views import View
 
-TOKENS_PER_BATCH = 16_384
+SETTLED = 0.02
+"""Change of confidence from one step to the next, at the same answer, below which a trajectory is done."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +58,10 @@ class _Trace:
 
     @property
     def settled(self) -> bool:
-        """Whether the last two steps gave the same answer."""
-        return len(self.grids) > 1 and grid_key(self.grids[-1]) == grid_key(self.grids[-2])
+        """Whether the last two steps gave the same answer with the same confidence."""
+        if len(self.grids) < 2 or abs(self.confidences[-1] - self.confidences[-2]) > SETTLED:
+            return False
+        return grid_key(self.grids[-1]) == grid_key(self.grids[-2])
 
 
 def sample(
@@ -72,12 +75,13 @@ def sample(
     steps: int,
     noise: float,
     seed: int,
+    plausible: Plausible = lambda grid: True,
     out_of_time: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int, Sequence[LatentStep], Sequence[Candidate]], None] = lambda *a: None,
 ) -> Samples:
     """Run every view ``samples`` times and undo the views.
 
-    A trajectory that gives the same answer at two steps running is done, and a batch stops early when all of its are.
+    A trajectory is done once its answer and its confidence settle; a batch stops early when all of its are.
     All randomness comes from (``seed``, number of the trajectory, step), so nothing depends on how they are batched.
 
     Args:
@@ -86,23 +90,24 @@ def sample(
         samples: trajectories in each view, ``K``.
         steps: supervision steps, ``N``.
         noise: standard deviation of the noise in ``h``; 0 for none.
+        plausible: says which candidates rank last; see :func:`~arcsolve.inference.voting.plausible`.
         out_of_time: asked before each batch but the first; what is left is then skipped.
         progress: called after each batch with (trajectories done, of, the leading steps, candidates so far).
     """
     samples = effective_samples(backend.config, samples, noise)
     plan = [_Trajectory(view, v * samples + k) for k in range(samples) for v, view in enumerate(views)]
     traces: list[_Trace] = []
-    for batch in _batches(plan, canvas, backend.config.prefix):
+    for batch in _batches(plan, canvas, backend.config.prefix, backend.batch_tokens):
         if traces and out_of_time():
             break
         traces += _run(backend, latents, test_input, canvas, batch, steps, noise, seed)
         finals = [(trace.grids[-1], trace.confidences[-1]) for trace in traces]
-        progress(len(traces), len(plan), _leading(traces), vote(finals))
+        progress(len(traces), len(plan), _leading(traces, plausible), vote(finals, plausible))
     return Samples(
         grids=tuple(trace.grids[-1] for trace in traces),
         confidences=np.array([trace.confidences[-1] for trace in traces]),
         runners_up=tuple(trace.runner_up for trace in traces),
-        steps=_leading(traces),
+        steps=_leading(traces, plausible),
         trajectories=len(plan),
     )
 
@@ -112,9 +117,9 @@ def effective_samples(config: NetworkConfig, samples: int, noise: float) -> int:
     return samples if noise or config.random_start else 1
 
 
-def _batches(plan: list[_Trajectory], canvas: tuple[int, int], prefix: int) -> list[list[_Trajectory]]:
+def _batches(plan: list[_Trajectory], canvas: tuple[int, int], prefix: int, tokens: int) -> list[list[_Trajectory]]:
     """Trajectories in batches of one canvas size: views that transpose, and views that do not."""
-    most = max(1, TOKENS_PER_BATCH // (canvas[0] * canvas[1] + prefix))
+    most = max(1, tokens // (canvas[0] * canvas[1] + prefix))
     kinds: dict[tuple[int, int], list[_Trajectory]] = {}
     for trajectory in plan:
         kinds.setdefault(trajectory.view.size(*canvas), []).append(trajectory)
@@ -189,9 +194,9 @@ def _runner_up(logits: Array, grid: Grid, shift: tuple[int, int]) -> Grid:
     return changed
 
 
-def _leading(traces: list[_Trace]) -> tuple[LatentStep, ...]:
+def _leading(traces: list[_Trace], plausible: Plausible) -> tuple[LatentStep, ...]:
     """The way of the most confident trajectory that ends at the leading candidate."""
-    winner = grid_key(vote([(trace.grids[-1], trace.confidences[-1]) for trace in traces])[0].grid)
+    winner = grid_key(vote([(trace.grids[-1], trace.confidences[-1]) for trace in traces], plausible)[0].grid)
     leader = max((t for t in traces if grid_key(t.grids[-1]) == winner), key=lambda trace: trace.confidences[-1])
     steps = []
     for i, (grid, confidence) in enumerate(zip(leader.grids, leader.confidences, strict=True)):

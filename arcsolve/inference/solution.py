@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +17,13 @@ class Candidate:
         grid: the output grid, in the task's own colours and orientation.
         votes: number of trajectories that ended here.
         confidence: mean halting confidence of those trajectories, 0..1.
+        plausible: whether it neither copies its input, where no demonstration does, nor breaks a certain size rule.
     """
 
     grid: Grid
     votes: int
     confidence: float
+    plausible: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +43,44 @@ class LatentStep:
     agreement: float
 
 
+@dataclass(frozen=True)
+class Neighbour:
+    """A trained task and its row's loss on the new task's demonstrations, in nats a cell."""
+
+    task: str
+    nats: float
+
+
+@dataclass(frozen=True)
+class RecallSummary:
+    """What refinement started from: see :class:`~arcsolve.inference.recall.Recalled`."""
+
+    source: str
+    nats: float | None = None
+    mean_nats: float | None = None
+    nearest: tuple[Neighbour, ...] = ()
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What leaving demonstrations out has shown.
+
+    Attributes:
+        reproduced: of the demonstrations tried, those that came out right after ``steps`` steps on the others.
+        tried: demonstrations that were left out in turn; 0 where there was only one, or no time.
+        steps: where the mean loss of the left-out demonstrations was least; ``None`` where none was tried.
+        curve: (steps, mean loss in nats a cell) at each check.
+    """
+
+    reproduced: int = 0
+    tried: int = 0
+    steps: int | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class TestSolution:
-    """The answers to one test input; ``candidates`` are ranked by (votes, confidence), best first."""
+    """The answers to one test input; ``candidates`` are ranked by (plausible, votes, confidence), best first."""
 
     __test__ = False  # the name starts with Test, and pytest collects by name
 
@@ -63,10 +101,11 @@ class Solution:
         seed: seed of every random draw.
         truncated: whether a time limit cut a step budget short.
         seen_in_training: whether the task, by content, was in the weights' training data.
-        reproduced: how many of those had their output reproduced from the others alone.
-        demonstrations: how many of them were left out in turn; 0 where that was not done, or time ran out before it.
+        recalled: what refinement started from.
+        left_out: demonstrations left out in turn, and how many were reproduced from the others alone.
+        adapt_steps: optimizer steps of the refinement that answered.
         test: one entry for each test input, in order.
-        seconds: wall time in seconds by stage (``adapt``, ``sample``, ``leave_one_out``, ``total``).
+        seconds: wall time in seconds by stage (``recall``, ``leave_one_out``, ``refine``, ``sample``, ``total``).
     """
 
     task: str
@@ -75,8 +114,9 @@ class Solution:
     seed: int
     truncated: bool
     seen_in_training: bool
-    reproduced: int
-    demonstrations: int
+    recalled: RecallSummary
+    left_out: LeftOut
+    adapt_steps: int
     test: tuple[TestSolution, ...]
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -89,13 +129,30 @@ class Solution:
             "seed": self.seed,
             "truncated": self.truncated,
             "seen_in_training": self.seen_in_training,
-            "demonstrations": {"reproduced": self.reproduced, "of": self.demonstrations},
+            "demonstrations": {
+                "reproduced": self.left_out.reproduced,
+                "of": self.left_out.tried,
+                "best_steps": self.left_out.steps,
+                "nats": [[step, _finite(nats)] for step, nats in self.left_out.curve],
+            },
+            "recalled": {
+                "source": self.recalled.source,
+                "nats": _finite(self.recalled.nats),
+                "mean_nats": _finite(self.recalled.mean_nats),
+                "nearest": [{"task": n.task, "nats": _finite(n.nats)} for n in self.recalled.nearest],
+            },
+            "adapt_steps": self.adapt_steps,
             "test": [
                 {
                     "attempt_1": test.attempt_1.tolist(),
                     "attempt_2": test.attempt_2.tolist(),
                     "candidates": [
-                        {"grid": c.grid.tolist(), "votes": c.votes, "confidence": round(c.confidence, 6)}
+                        {
+                            "grid": c.grid.tolist(),
+                            "votes": c.votes,
+                            "confidence": round(c.confidence, 6),
+                            "plausible": c.plausible,
+                        }
                         for c in test.candidates
                     ],
                     "steps": [
@@ -129,7 +186,9 @@ class Solution:
                     attempt_1=as_grid(test["attempt_1"], f"{place}.attempt_1"),
                     attempt_2=as_grid(test["attempt_2"], f"{place}.attempt_2"),
                     candidates=tuple(
-                        Candidate(as_grid(c["grid"], f"{place}.candidates"), c["votes"], c["confidence"])
+                        Candidate(
+                            as_grid(c["grid"], f"{place}.candidates"), c["votes"], c["confidence"], c["plausible"]
+                        )
                         for c in test["candidates"]
                     ),
                     steps=tuple(
@@ -145,8 +204,24 @@ class Solution:
             seed=value["seed"],
             truncated=value["truncated"],
             seen_in_training=value["seen_in_training"],
-            reproduced=value["demonstrations"]["reproduced"],
-            demonstrations=value["demonstrations"]["of"],
+            recalled=RecallSummary(
+                value["recalled"]["source"],
+                value["recalled"]["nats"],
+                value["recalled"]["mean_nats"],
+                tuple(Neighbour(n["task"], n["nats"]) for n in value["recalled"]["nearest"]),
+            ),
+            left_out=LeftOut(
+                value["demonstrations"]["reproduced"],
+                value["demonstrations"]["of"],
+                value["demonstrations"]["best_steps"],
+                tuple((step, math.inf if nats is None else nats) for step, nats in value["demonstrations"]["nats"]),
+            ),
+            adapt_steps=value["adapt_steps"],
             test=tuple(tests),
             seconds=value["seconds"],
         )
+
+
+def _finite(value: float | None) -> float | None:
+    """A number as JSON has it; ``None`` for none, and for infinity, which JSON lacks."""
+    return None if value is None or not math.isfinite(value) else round(value, 6)

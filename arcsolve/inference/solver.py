@@ -1,10 +1,11 @@
-"""The solver: adapts to a task, samples, votes, and says how well it reproduced the demonstrations it had not seen."""
+"""The solver: recalls, refines, samples, votes, and says how well it reproduced the demonstrations it had not seen."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,21 @@ from arcsolve.arc.grid import Grid
 from arcsolve.arc.task import Pair, Task
 from arcsolve.inference.adaptation import Adapted, AdaptSettings, adapt
 from arcsolve.inference.backend import Array, Backend
+from arcsolve.inference.leave_one_out import leave_one_out
 from arcsolve.inference.onnx_backend import OnnxBackend
+from arcsolve.inference.recall import Recall, Recalled
 from arcsolve.inference.sampler import Samples, sample
-from arcsolve.inference.solution import Candidate, LatentStep, Solution, TestSolution
+from arcsolve.inference.solution import Candidate, LatentStep, LeftOut, Solution, TestSolution
 from arcsolve.inference.torch_backend import TorchBackend
-from arcsolve.inference.voting import attempts, vote
+from arcsolve.inference.voting import attempts, plausible, vote
 from arcsolve.network.device import choose_device
 from arcsolve.network.weights import Weights, load_weights
 from arcsolve.shapes import canvas_size
 from arcsolve.training.guard import fingerprints
 from arcsolve.views import random_views
 
-ADAPT_SHARE = 0.6
-"""Share of a time limit that adaptation may use, so that there is time to sample what it learned."""
+LEAVE_ONE_OUT_SHARE, ADAPT_SHARE = 0.5, 0.8
+"""Shares of a time limit that are spent when leaving demonstrations out, and then refinement, has to end."""
 
 LEFT_OUT_VIEWS = 8
 """Views by which a left-out demonstration is solved: enough to see whether it is reproduced."""
@@ -43,7 +46,9 @@ class Settings:
         steps: ``N``, supervision steps; ``None`` for as many as the weights were trained for.
         noise: standard deviation of the noise in ``h``; ``None`` for what the weights were trained with.
         adapt: how to adapt.
-        leave_one_out: whether to adapt once more for each demonstration, without it, to see if it is reproduced.
+        recall: whether to start from the trained latents that explain the demonstrations best, or from their mean.
+        leave_one_out: demonstrations to leave out in turn at the most, to see if they are reproduced and how many steps
+            are best; 0 for none.
         seed: of every random draw.
         time_limit: seconds for the whole solve, a cap: hitting it is reported as ``truncated``.
     """
@@ -53,7 +58,8 @@ class Settings:
     steps: int | None = None
     noise: float | None = None
     adapt: AdaptSettings = field(default_factory=AdaptSettings)
-    leave_one_out: bool = True
+    recall: bool = True
+    leave_one_out: int = 3
     seed: int = 0
     time_limit: float | None = None
 
@@ -63,9 +69,10 @@ class Progress:
     """Where a solve is: what a display needs.
 
     Attributes:
-        stage: ``adapt``, ``sample`` or ``leave out demonstration k``.
+        stage: ``recall``, ``leave out demonstration k``, ``refine`` or ``sample``.
         done, total: steps or trajectories.
         reproduced: (k, of how many tried so far) left-out demonstrations, once there are any.
+        exact: while refining, the share of views of the demonstrations that come out right.
         steps: the leading trajectory so far.
         candidates: ranked candidates so far.
     """
@@ -74,11 +81,48 @@ class Progress:
     done: int
     total: int
     reproduced: tuple[int, int] | None = None
+    exact: float | None = None
     steps: Sequence[LatentStep] = ()
     candidates: Sequence[Candidate] = ()
 
 
 Listener = Callable[[Progress], None]
+
+
+class Clock:
+    """Wall time of a solve by stage, and its cap in seconds (``None`` for none)."""
+
+    def __init__(self, limit: float | None) -> None:
+        self.began = self.last = time.monotonic()
+        self.deadline = None if limit is None else self.began + limit
+        self.truncated = False
+        self.laps: dict[str, float] = {}
+
+    def share(self, part: float) -> float | None:
+        """The moment at which this part of the limit is spent."""
+        return None if self.deadline is None else self.began + part * (self.deadline - self.began)
+
+    def out_of_time(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = now - self.last
+        self.last = now
+
+    def seconds(self) -> dict[str, Any]:
+        return {**self.laps, "total": self.last - self.began}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A task that is ready to be sampled: the adapted network and latents [P, C], and how they came about."""
+
+    backend: Backend
+    latents: Array
+    recalled: Recalled
+    left_out: LeftOut
+    steps: int
 
 
 class Solver:
@@ -88,12 +132,16 @@ class Solver:
         weights: from :func:`~arcsolve.network.weights.load_weights`.
         backend: what samples trajectories; adaptation runs in torch on ``device``.
         device: torch device of the adaptation.
+        rows: latents [P, C] to start from by task id, of tasks that these weights were adapted to jointly.
     """
 
-    def __init__(self, weights: Weights, backend: Backend, device: torch.device) -> None:
+    def __init__(
+        self, weights: Weights, backend: Backend, device: torch.device, *, rows: Mapping[str, Array] | None = None
+    ) -> None:
         self.weights = weights
         self.backend = backend
         self.device = device
+        self.rows = rows or {}
 
     @classmethod
     def from_weights(cls, path: str | Path | None = None, *, backend: str = "onnx", device: str = "auto") -> Solver:
@@ -117,17 +165,9 @@ class Solver:
     def solve(self, task: Task, settings: Settings | None = None, listener: Listener = lambda p: None) -> Solution:
         """Two answers for every test input of a task. Test outputs, where the task has them, are never looked at."""
         settings = settings or Settings()
-        clock = _Clock(settings.time_limit)
-        adapted = self._adapt(task, task.train, settings, clock, listener, "adapt")
-        backend = self.backend.adapted(adapted.tensors) if adapted.tensors else self.backend
-        clock.lap("adapt")
-        tests = []
-        for pair in task.test:
-            samples = self._sample(backend, adapted.latents, task.train, pair.input, settings, clock, listener)
-            tests.append(_answers(samples))
-        clock.lap("sample")
-        reproduced, tried = self._leave_one_out(task, settings, clock, listener) if settings.leave_one_out else (0, 0)
-        clock.lap("leave_one_out")
+        clock = Clock(settings.time_limit)
+        ready = self.prepare(task, settings, clock, listener)
+        tests = self.answer(task, ready, settings, clock, listener)
         return Solution(
             task=task.id,
             protocol=self.weights.training.get("protocol", "per-task"),
@@ -135,11 +175,44 @@ class Solver:
             seed=settings.seed,
             truncated=clock.truncated,
             seen_in_training=self.seen(task),
-            reproduced=reproduced,
-            demonstrations=tried,
-            test=tuple(tests),
+            recalled=ready.recalled.summary(),
+            left_out=ready.left_out,
+            adapt_steps=ready.steps,
+            test=tests,
             seconds=clock.seconds(),
         )
+
+    def prepare(
+        self, task: Task, settings: Settings, clock: Clock | None = None, listener: Listener = lambda p: None
+    ) -> Prepared:
+        """Recall, leave-one-out and refinement: all that comes before sampling, and does not look at the tests."""
+        clock = clock or Clock(settings.time_limit)
+        listener(Progress("recall", 0, 1))
+        recalled = self._start(task, settings)
+        clock.lap("recall")
+        left_out = self._leave_one_out(task, settings, clock, listener)
+        clock.lap("leave_one_out")
+        adapted = self._refine(task, settings, recalled.latents, left_out, clock, listener)
+        backend = self.backend.adapted(adapted.tensors) if adapted.tensors else self.backend
+        clock.lap("refine")
+        return Prepared(backend, adapted.latents, recalled, left_out, adapted.steps)
+
+    def answer(
+        self,
+        task: Task,
+        ready: Prepared,
+        settings: Settings,
+        clock: Clock | None = None,
+        listener: Listener = lambda p: None,
+    ) -> tuple[TestSolution, ...]:
+        """Sample and vote on every test input."""
+        clock = clock or Clock(settings.time_limit)
+        tests = []
+        for pair in task.test:
+            samples = self._sample(ready.backend, ready.latents, task.train, pair.input, settings, clock, listener)
+            tests.append(_answers(samples, task.train, pair.input))
+        clock.lap("sample")
+        return tuple(tests)
 
     def seen(self, task: Task) -> bool:
         """Whether any demonstration of the task was trained on, by content."""
@@ -156,45 +229,37 @@ class Solver:
         """Standard deviation of the noise in ``h`` that a solve with these settings uses."""
         return self.weights.config.noise if settings.noise is None else settings.noise
 
-    def recall(self, task: Task, settings: Settings) -> Solution:
-        """Answers for a task that was trained on from its own row, without adaptation (the ``development`` figure).
+    @cached_property
+    def recall(self) -> Recall:
+        """The bank as it is searched for a new task."""
+        return Recall(self.weights, self.device)
 
-        Raises:
-            KeyError: the task was not trained on.
-        """
-        row = self.trained_row(task)
+    def _start(self, task: Task, settings: Settings) -> Recalled:
+        """Where refinement starts: the task's own row, or what recall finds."""
+        row = self.rows.get(task.id)
         if row is None:
-            raise KeyError(task.id)
-        clock = _Clock(settings.time_limit)
-        tests = tuple(
-            _answers(self._sample(self.backend, row, task.train, pair.input, settings, clock, lambda p: None))
-            for pair in task.test
-        )
-        clock.lap("sample")
-        sha256 = self.weights.sha256
-        return Solution(
-            task.id, "development", sha256, settings.seed, clock.truncated, True, 0, 0, tests, clock.seconds()
-        )
+            row = self.trained_row(task)
+        if row is not None:
+            return Recalled(row, task.id)
+        if not settings.recall:
+            return Recalled(self.recall.mean, "mean")
+        return self.recall.start(task.train)
 
-    def _adapt(
-        self,
-        task: Task,
-        demonstrations: tuple[Pair, ...],
-        settings: Settings,
-        clock: _Clock,
-        listener: Listener,
-        stage: str,
-        reproduced: tuple[int, int] | None = None,
+    def _refine(
+        self, task: Task, settings: Settings, latents: Array, left_out: LeftOut, clock: Clock, listener: Listener
     ) -> Adapted:
+        how = settings.adapt
+        reproduced = (left_out.reproduced, left_out.tried) if left_out.tried else None
         adapted = adapt(
             self.weights,
-            demonstrations,
-            settings.adapt,
+            task.train,
+            how,
+            latents,
+            stop=left_out.steps,
             seed=settings.seed,
             device=self.device,
-            latents=self.trained_row(task),
-            deadline=clock.share(ADAPT_SHARE) if stage == "adapt" else clock.deadline,
-            progress=lambda done, total: listener(Progress(stage, done, total, reproduced)),
+            deadline=clock.share(ADAPT_SHARE),
+            progress=lambda done, total, exact: listener(Progress("refine", done, total, reproduced, exact)),
         )
         clock.truncated |= adapted.truncated
         return adapted
@@ -206,7 +271,7 @@ class Solver:
         demonstrations: tuple[Pair, ...],
         test_input: Grid,
         settings: Settings,
-        clock: _Clock,
+        clock: Clock,
         listener: Listener,
     ) -> Samples:
         samples = sample(
@@ -219,6 +284,7 @@ class Solver:
             steps=settings.steps or self.weights.config.steps,
             noise=self.noise(settings),
             seed=settings.seed,
+            plausible=plausible(demonstrations, test_input),
             out_of_time=clock.out_of_time,
             progress=lambda done, total, steps, found: listener(
                 Progress("sample", done, total, steps=steps, candidates=found)
@@ -227,67 +293,42 @@ class Solver:
         clock.truncated |= len(samples.grids) < samples.trajectories
         return samples
 
-    def _leave_one_out(self, task: Task, settings: Settings, clock: _Clock, listener: Listener) -> tuple[int, int]:
-        """How many demonstrations come out right when the network adapts to the others only, and how many were tried.
+    def _leave_one_out(self, task: Task, settings: Settings, clock: Clock, listener: Listener) -> LeftOut:
+        """A row that was trained on the demonstrations knows them all, so none of them can be left out of it."""
+        if not settings.leave_one_out or task.id in self.rows:
+            return LeftOut()
+        few = replace(settings, views=min(LEFT_OUT_VIEWS, settings.views), samples=1)
+        deadline = clock.share(LEAVE_ONE_OUT_SHARE)
 
-        With one demonstration there are no others, and none is tried. A trained row has seen the demonstration, so for
-        a task from training the figure says less (``seen_in_training`` warns of it).
-        """
-        if len(task.train) < 2:
-            return 0, 0
-        reproduced = 0
-        few = Settings(
-            views=min(LEFT_OUT_VIEWS, settings.views),
-            samples=1,
-            steps=settings.steps,
-            noise=settings.noise,
-            seed=settings.seed,
-        )
-        for index, left_out in enumerate(task.train):
-            if clock.out_of_time():
-                clock.truncated = True
-                return reproduced, index
-            others = task.train[:index] + task.train[index + 1 :]
-            stage = f"leave out demonstration {index + 1}"
-            adapted = self._adapt(task, others, settings, clock, listener, stage, (reproduced, index))
-            if adapted.truncated:
-                return reproduced, index
+        def answer(adapted: Adapted, known: tuple[Pair, ...], given: Grid) -> Grid:
             backend = self.backend.adapted(adapted.tensors) if adapted.tensors else self.backend
-            samples = self._sample(backend, adapted.latents, others, left_out.input, few, clock, lambda p: None)
-            answer = vote(zip(samples.grids, samples.confidences.tolist(), strict=True))[0].grid
-            reproduced += left_out.output is not None and np.array_equal(answer, left_out.output)
-        return reproduced, len(task.train)
+            samples = self._sample(backend, adapted.latents, known, given, few, Clock(None), lambda p: None)
+            return _answers(samples, known, given).attempt_1
+
+        def show(fold: int, done: int, total: int, reproduced: tuple[int, int]) -> None:
+            listener(Progress(f"leave out demonstration {fold + 1}", done, total, reproduced))
+
+        left_out = leave_one_out(
+            self.weights,
+            task.train,
+            settings.adapt,
+            lambda known: self._start(replace(task, train=known), settings).latents,
+            answer,
+            most=settings.leave_one_out,
+            seed=settings.seed,
+            device=self.device,
+            out_of_time=lambda: deadline is not None and time.monotonic() > deadline,
+            progress=show,
+        )
+        clock.truncated |= left_out.tried < min(settings.leave_one_out, len(task.train)) and len(task.train) > 1
+        return left_out
 
 
-def _answers(samples: Samples) -> TestSolution:
-    candidates = vote(zip(samples.grids, samples.confidences.tolist(), strict=True))
+def _answers(samples: Samples, demonstrations: tuple[Pair, ...], test_input: Grid) -> TestSolution:
+    finals = zip(samples.grids, samples.confidences.tolist(), strict=True)
+    candidates = vote(finals, plausible(demonstrations, test_input))
     first, second = attempts(candidates, samples.runners_up)
     return TestSolution(first, second, tuple(candidates), samples.steps)
-
-
-class _Clock:
-    """Wall time by stage, and the cap."""
-
-    def __init__(self, limit: float | None) -> None:
-        self.began = self.last = time.monotonic()
-        self.deadline = None if limit is None else self.began + limit
-        self.truncated = False
-        self.laps: dict[str, float] = {}
-
-    def share(self, part: float) -> float | None:
-        """The moment at which this part of the limit is spent."""
-        return None if self.deadline is None else self.began + part * (self.deadline - self.began)
-
-    def out_of_time(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name] = now - self.last
-        self.last = now
-
-    def seconds(self) -> dict[str, Any]:
-        return {**self.laps, "total": self.last - self.began}
 
 
 def shipped_weights() -> Path:

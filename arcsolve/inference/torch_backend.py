@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from arcsolve.errors import FormatError
-from arcsolve.inference.backend import Array, Inputs, Step
+from arcsolve.inference.backend import CPU_TOKENS, GPU_TOKENS, Array, Inputs, Step
 from arcsolve.network.config import NetworkConfig
 from arcsolve.network.recursion import RecursiveNetwork, State
 
@@ -28,6 +28,7 @@ class TorchBackend:
         self.name = f"torch:{device}"
         self.config = config
         self.device = device
+        self.batch_tokens = CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
         self.tensors = tensors
         self.start = (tensors["h0"], tensors["l0"])
         self.network = build_network(config, tensors).to(device).requires_grad_(False)

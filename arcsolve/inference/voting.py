@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
 
 from arcsolve.arc.grid import Grid, grid_key
+from arcsolve.arc.task import Pair
 from arcsolve.inference.solution import Candidate
+from arcsolve.shapes import infer_size
+
+Plausible = Callable[[Grid], bool]
+"""Whether an answer agrees with what the demonstrations leave no doubt about."""
 
 
-def vote(answers: Iterable[tuple[Grid, float]]) -> list[Candidate]:
-    """Candidates ranked by (votes, mean confidence), best first, as TRM's evaluator does.
+def plausible(demonstrations: tuple[Pair, ...], test_input: Grid) -> Plausible:
+    """What can be told of an answer to ``test_input`` without solving the task.
+
+    An answer is implausible where it copies its input though no demonstration does, or breaks a certain size rule.
+    """
+    copies = any(pair.output is not None and np.array_equal(pair.input, pair.output) for pair in demonstrations)
+    size = infer_size(demonstrations, test_input)
+    shape = (size.height, size.width) if size is not None and size.certain else None
+
+    def check(grid: Grid) -> bool:
+        return (shape is None or grid.shape == shape) and (copies or not np.array_equal(grid, test_input))
+
+    return check
+
+
+def vote(answers: Iterable[tuple[Grid, float]], plausible: Plausible = lambda grid: True) -> list[Candidate]:
+    """Candidates ranked by (plausibility, votes, mean confidence), best first; the last two as TRM's evaluator does.
 
     Args:
         answers: final grid and confidence of each trajectory. Their order does not matter: confidences are summed
             sorted, and equals are ranked by size and cells.
+        plausible: candidates for which it does not hold come last.
     """
     groups: dict[tuple[tuple[int, ...], bytes], tuple[Grid, list[float]]] = {}
     for grid, confidence in answers:
@@ -21,7 +44,8 @@ def vote(answers: Iterable[tuple[Grid, float]]) -> list[Candidate]:
     ranked = []
     for key, (grid, confidences) in groups.items():
         mean = sum(sorted(confidences)) / len(confidences)
-        ranked.append((-len(confidences), -mean, key, Candidate(grid, len(confidences), mean)))
+        sound = plausible(grid)
+        ranked.append((not sound, -len(confidences), -mean, key, Candidate(grid, len(confidences), mean, sound)))
     return [entry[-1] for entry in sorted(ranked, key=lambda entry: entry[:-1])]
 
 

@@ -43,7 +43,7 @@ def headline(solution: Solution) -> Text:
     """One sentence: task, protocol, demonstrations reproduced, seconds, and what qualifies the result."""
     line = Text.assemble(
         (solution.task, "bold"),
-        f": {solution.protocol}, {_reproduced(solution.reproduced, solution.demonstrations)}",
+        f": {solution.protocol}, {_reproduced(solution.left_out.reproduced, solution.left_out.tried)}",
     )
     if "total" in solution.seconds:
         line.append(f", {solution.seconds['total']:.1f} s")
@@ -91,6 +91,8 @@ def progress_view(
     steps: Sequence[LatentStep],
     candidates: Sequence[Candidate],
     style: Style,
+    *,
+    exact: float | None = None,
 ) -> RenderableType:
     """What is known so far, in a few lines, for a live display.
 
@@ -102,11 +104,14 @@ def progress_view(
         steps: latent steps so far, oldest first; the newest are drawn, newest first, as far as the width allows.
         candidates: candidates so far, best first.
         style: colours or digits.
+        exact: share of views of the demonstrations that come out right, while refining.
     """
     status = Table.grid(padding=(0, 1))
     bar = ProgressBar(total=total or None, completed=done, width=20, pulse=not total)
     status.add_row(Text(stage, "bold"), bar, f"{done}/{total}" if total else str(done))
     parts: list[RenderableType] = [status]
+    if exact is not None:
+        parts.append(Text(f"{exact:.0%} of the demonstrations' views come out right"))
     if reproduced is not None:
         parts.append(Text(_reproduced(*reproduced)))
     leaders = [
@@ -117,6 +122,23 @@ def progress_view(
     if pictures:
         parts.append(Strip([[picture] for picture in pictures], style, one_row=True))
     return Group(*parts)
+
+
+def detail_view(solution: Solution) -> RenderableType:
+    """How the answer came about: nearest trained tasks, losses when demonstrations are left out, seconds by stage."""
+    recalled, left_out = solution.recalled, solution.left_out
+    lines = [f"refined from {recalled.source} for {solution.adapt_steps} steps"]
+    if recalled.nats is not None and recalled.mean_nats is not None:
+        lines[0] += f" ({recalled.nats:.3f} nats a cell on the demonstrations; the mean: {recalled.mean_nats:.3f})"
+    if recalled.nearest:
+        near = ", ".join(f"{one.task} {one.nats:.3f}" for one in recalled.nearest)
+        lines.append(f"nearest trained tasks, in nats a cell: {near}")
+    if left_out.curve:
+        curve = ", ".join(f"{step}: {nats:.3f}" for step, nats in left_out.curve)
+        lines.append(f"left-out demonstrations by steps, in nats a cell: {curve}")
+    seconds = ", ".join(f"{name} {value:.1f}" for name, value in solution.seconds.items())
+    lines.append(f"seconds: {seconds}")
+    return Text("\n".join(lines))
 
 
 def changes(before: Grid, after: Grid) -> str:
@@ -152,6 +174,8 @@ def _vote_table(answers: TestSolution, expected: Grid | None) -> RenderableType:
             for number, grid in enumerate((answers.attempt_1, answers.attempt_2), 1)
             if np.array_equal(grid, candidate.grid)
         ]
+        if not candidate.plausible:
+            remarks.append(Text("implausible", "yellow"))
         if expected is not None:
             remarks.append(_verdict(candidate.grid, expected))
         cells = (str(rank), size(candidate.grid), str(candidate.votes), f"{candidate.confidence:.2f}")

@@ -1,0 +1,79 @@
+"""Leave-one-out: how well demonstrations are reproduced by a network that adapted to the others only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from arcsolve.arc.grid import Grid
+from arcsolve.arc.task import Pair
+from arcsolve.inference.adaptation import Adapted, AdaptSettings, Refinement
+from arcsolve.inference.backend import Array
+from arcsolve.inference.solution import LeftOut
+from arcsolve.network.weights import Weights
+
+CHECKS = 4
+"""How often in a refinement the left-out demonstration is looked at, evenly spread."""
+
+
+def leave_one_out(
+    weights: Weights,
+    demonstrations: tuple[Pair, ...],
+    settings: AdaptSettings,
+    start: Callable[[tuple[Pair, ...]], Array],
+    answer: Callable[[Adapted, tuple[Pair, ...], Grid], Grid],
+    *,
+    most: int,
+    seed: int,
+    device: torch.device,
+    out_of_time: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int, int, tuple[int, int]], None] = lambda fold, done, total, reproduced: None,
+) -> LeftOut:
+    """Refine on all demonstrations but one, for each in turn, watching the one left out.
+
+    A fold that time cuts short is not counted. How many steps are best is one decision over all folds: chosen for each
+    by its own left-out demonstration, it would flatter them.
+
+    Args:
+        settings: what the task itself is refined with.
+        start: latents [P, C] to start from, given the demonstrations that are known.
+        answer: an adapted network's answer to an input, given the demonstrations that it knows.
+        most: demonstrations to leave out at the most, first ones first.
+        progress: called with (fold, steps done, steps, (reproduced, tried) of the folds before).
+    """
+    folds: list[tuple[list[float], list[bool]]] = []
+    if not settings.steps:
+        return LeftOut()
+    checks = sorted({max(1, round(settings.steps * (k + 1) / CHECKS)) for k in range(CHECKS)})
+    for fold, left_out in enumerate(demonstrations[:most] if len(demonstrations) > 1 else ()):
+        others = demonstrations[:fold] + demonstrations[fold + 1 :]
+        refinement = Refinement(weights, others, settings, start(others), seed=seed, device=device)
+        nats: list[float] = []
+        right: list[bool] = []
+        before = _summary(folds, checks)
+        while refinement.done < settings.steps and not out_of_time():
+            if not torch.isfinite(refinement.step().total):
+                break
+            if refinement.done in checks:
+                nats.append(refinement.nats(others, left_out))
+                grid = answer(refinement.result(), others, left_out.input)
+                right.append(left_out.output is not None and np.array_equal(grid, left_out.output))
+            progress(fold, refinement.done, settings.steps, (before.reproduced, before.tried))
+        if refinement.done < settings.steps:
+            break
+        folds.append((nats, right))
+    return _summary(folds, checks)
+
+
+def _summary(folds: list[tuple[list[float], list[bool]]], checks: list[int]) -> LeftOut:
+    if not folds:
+        return LeftOut()
+    # An output too large for its canvas costs infinitely many nats at any step, and says nothing about them.
+    fitting = [nats for nats, _ in folds if np.isfinite(nats).all()]
+    mean = np.mean(fitting, axis=0) if fitting else np.full(len(checks), np.inf)
+    best = int(mean.argmin()) if fitting else len(checks) - 1
+    reproduced = sum(right[best] for _, right in folds)
+    curve = tuple((step, float(value)) for step, value in zip(checks, mean, strict=True))
+    return LeftOut(reproduced, len(folds), checks[best], curve)

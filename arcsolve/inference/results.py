@@ -1,0 +1,75 @@
+"""A run's results file: a JSON line for each task, written as it is solved and read again to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from arcsolve.arc.task import Task
+from arcsolve.errors import ArcsolveError, FormatError
+from arcsolve.inference.evaluation import Figure
+from arcsolve.inference.solution import Solution
+from arcsolve.inference.solver import Settings, Solver
+
+RESULTS = "results.jsonl"
+
+
+def line_of(task: Task, solution: Solution, settings: Settings, joint: dict[str, Any] | None) -> dict[str, Any]:
+    """A line of the results file: the solution, and the task's content and the settings that it stands for."""
+    made_with = {**asdict(settings), "joint": joint}
+    return {"id": task.id, "task_hash": task.hash, "settings": made_with, "solution": solution.to_json()}
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add a line, and see it on the disk before the next task begins.
+
+    Raises:
+        ArcsolveError: the disk is full, or the file cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ArcsolveError(f"{path}: cannot be written ({error.strerror}); the lines before stand") from error
+
+
+def read_results(
+    path: Path, solver: Solver, chosen: Figure, settings: Settings, joint: dict[str, Any] | None
+) -> dict[str, Solution]:
+    """Solutions of an earlier run's results file; a last line that a kill cut short is dropped from the file.
+
+    Raises:
+        ArcsolveError: the file was made with other weights, settings or protocol, or from other tasks.
+    """
+    done: dict[str, Solution] = {}
+    hashes = {task.id: task.hash for task in chosen.tasks}
+    if not path.exists():
+        return done
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            path.write_text("".join(lines[:-1]), encoding="utf-8")
+            del lines[-1]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArcsolveError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    wanted = json.loads(json.dumps({**asdict(settings), "joint": joint}))
+    for number, text in enumerate(lines, 1):
+        where = f"{path}: line {number}"
+        try:
+            value = json.loads(text)
+            solution = Solution.from_json(value["solution"], where)
+            same = value["settings"] == wanted
+            known = hashes.get(value["id"]) == value["task_hash"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{where}: not a result of `arcsolve eval` ({error})") from error
+        if not same or (solution.weights_sha256, solution.protocol) != (solver.weights.sha256, chosen.protocol):
+            raise ArcsolveError(f"{where}: made with other weights, settings or protocol; choose another folder")
+        if not known:
+            raise ArcsolveError(f"{where}: task {solution.task} is not in {chosen.tasks.name}; choose another folder")
+        done[solution.task] = solution
+    return done

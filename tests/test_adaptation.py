@@ -1,0 +1,198 @@
+"""Recall, refinement, leave-one-out, joint adaptation and the plausibility of answers, on a tiny network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from arcsolve.arc.dataset import TaskSet, load_task
+from arcsolve.arc.grid import Grid
+from arcsolve.arc.task import Pair, Task
+from arcsolve.errors import ArcsolveError
+from arcsolve.inference.adaptation import AdaptSettings, Refinement, adapt, gaussian_kl
+from arcsolve.inference.joint import JointSettings, adapt_jointly, joint_solver
+from arcsolve.inference.leave_one_out import CHECKS, leave_one_out
+from arcsolve.inference.recall import Recall, k_means
+from arcsolve.inference.solver import Settings, Solver
+from arcsolve.inference.voting import plausible, vote
+from arcsolve.network.weights import Weights, load_weights, save_weights
+
+CPU = torch.device("cpu")
+PUZZLES = Path(__file__).parents[1] / "puzzles"
+PUZZLE = str(PUZZLES / "mirror-left-right.json")
+
+
+@pytest.fixture(scope="module")
+def weights(weights_file: Path) -> Weights:
+    return load_weights(weights_file)
+
+
+@pytest.fixture(scope="module")
+def solver(weights_file: Path) -> Solver:
+    return Solver.from_weights(weights_file, device="cpu")
+
+
+def grid(*rows: list[int]) -> Grid:
+    return np.array(rows, dtype=np.uint8)
+
+
+def test_k_means_finds_clusters_that_lie_apart() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(4, size=80)
+    rows = (truth[:, None] * 10 + rng.standard_normal((80, 5))).astype(np.float32)
+    centres, cluster = k_means(rows, 4, np.random.default_rng(1))
+    assert len({(int(a), int(b)) for a, b in zip(truth, cluster, strict=True)}) == 4
+    for number in range(4):
+        np.testing.assert_allclose(centres[number], rows[cluster == number].mean(0), atol=1e-5)
+    centres, _ = k_means(np.ones((3, 2), dtype=np.float32), 3, np.random.default_rng(0))
+    assert np.isfinite(centres).all(), "equal rows have no distance to draw by"
+
+
+def test_recall_finds_the_row_that_explains_the_demonstrations(weights: Weights) -> None:
+    """A row refined on a task is put into the bank of others: it must be found, and only by its own task."""
+    task = load_task(PUZZLE)
+    adapted = adapt(
+        weights, task.train, AdaptSettings(steps=60, latents_first=1.0, latent_rate=0.1), weights.bank.mean(0),
+        seed=0, device=CPU,
+    )  # fmt: skip
+    names = (*weights.tasks, "twin")
+    bank = np.concatenate([weights.bank, adapted.latents[None]])
+    recalled = Recall(replace(weights, tasks=names, bank=bank), CPU).start(task.train)
+    assert recalled.nearest[0].task == "twin"
+    assert recalled.nats is not None and recalled.mean_nats is not None and recalled.nats < recalled.mean_nats
+    assert recalled.source in ("twin", "centroid")
+    assert [one.nats for one in recalled.nearest] == sorted(one.nats for one in recalled.nearest)
+    without = Recall(weights, CPU).start(task.train)
+    assert without.nats is not None and without.nats > recalled.nats
+
+
+def test_recall_prefers_the_mean_where_it_explains_more(weights: Weights) -> None:
+    """Rows of noise explain nothing; the mean must not lose to one of them because it is no row."""
+    noise = np.random.default_rng(0).standard_normal((2, *weights.bank.shape[1:])).astype(np.float32) * 50
+    bank = np.concatenate([weights.bank.mean(0)[None] * 3 - noise.sum(0)[None], noise])
+    recalled = Recall(replace(weights, tasks=("a", "b", "c"), bank=bank), CPU).start(load_task(PUZZLE).train)
+    np.testing.assert_allclose(bank.mean(0), weights.bank.mean(0), atol=1e-4)
+    assert recalled.source == "mean"
+
+
+def test_the_kl_of_a_posterior_is_that_of_two_gaussians() -> None:
+    mean, variance = torch.tensor([0.5, -2.0]), torch.tensor([0.25, 3.0])
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, variance.sqrt()), torch.distributions.Normal(0.0, 1.0)
+    )
+    torch.testing.assert_close(gaussian_kl(mean, variance.log()), expected)
+
+
+def test_a_posterior_learns_its_width(weights: Weights) -> None:
+    pair = Pair(grid([1, 2], [3, 4]), grid([1, 2], [3, 4]))
+    settings = AdaptSettings(steps=20, latents_first=1.0, sigma=0.5, kl=0.1, latent_rate=0.05)
+    refinement = Refinement(weights, (pair,), settings, weights.bank[0], seed=0, device=CPU)
+    assert refinement.log_variance is not None
+    before = refinement.log_variance.detach().clone()
+    for _ in range(20):
+        refinement.step()
+    assert (refinement.log_variance.detach() - before).abs().max() > 0.1
+
+
+def test_what_is_returned_is_the_average_of_the_steps(weights: Weights) -> None:
+    pair = Pair(grid([1, 2], [3, 4]), grid([1, 2], [3, 4]))
+    settings = AdaptSettings(steps=6, latents_first=0.0, average=0.5)
+    refinement = Refinement(weights, (pair,), settings, weights.bank[0], seed=0, device=CPU)
+    average = torch.tensor(weights.network["decode.weight"])
+    for done in range(1, 7):
+        refinement.step()
+        average = average.lerp(refinement.network.decode.weight.detach(), 1 - min(0.5, done / (10 + done)))
+    np.testing.assert_allclose(refinement.result().tensors["decode.weight"], average.numpy(), atol=1e-6)
+
+
+def test_leave_one_out_knows_nothing_of_what_it_left_out(weights: Weights) -> None:
+    """Each fold learns the others only, and all folds agree on one number of steps."""
+    pairs = tuple(Pair(grid([k, k]), grid([k])) for k in (1, 2, 3))
+    known: list[tuple[Pair, ...]] = []
+    started: list[tuple[Pair, ...]] = []
+
+    def answer(adapted: object, others: tuple[Pair, ...], given: Grid) -> Grid:
+        known.append(others)
+        assert all(not np.array_equal(given, pair.input) for pair in others)
+        return grid([int(given[0, 0])])
+
+    def start(others: tuple[Pair, ...]) -> np.ndarray:
+        started.append(others)
+        return weights.bank[0]
+
+    found = leave_one_out(weights, pairs, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
+    assert (found.reproduced, found.tried) == (2, 2)
+    assert [step for step, _ in found.curve] == [2, 4, 6, 8] and found.steps in (2, 4, 6, 8)
+    assert len(known) == 2 * CHECKS and started == [pairs[1:], (pairs[0], pairs[2])]
+    nothing = leave_one_out(weights, pairs[:1], AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
+    assert nothing.tried == 0 and nothing.steps is None
+    late = leave_one_out(
+        weights, pairs, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU, out_of_time=lambda: True
+    )
+    assert late.tried == 0
+
+
+def test_an_output_too_large_for_its_canvas_is_not_reproduced_and_decides_nothing(weights: Weights) -> None:
+    pairs = (Pair(grid([1]), grid([1])), Pair(grid([2]), grid([2])), Pair(grid([3]), np.full((9, 9), 3, np.uint8)))
+    found = leave_one_out(
+        weights, pairs, AdaptSettings(steps=4), lambda others: weights.bank[0], lambda a, o, given: given,
+        most=3, seed=0, device=CPU,
+    )  # fmt: skip
+    assert found.tried == 3 and found.reproduced == 2
+    assert all(np.isfinite(nats) for _, nats in found.curve)
+
+
+def test_answers_that_copy_or_break_a_certain_size_rank_last() -> None:
+    given = grid([1, 2], [3, 4])
+    demonstrations = (Pair(grid([1, 1], [2, 2]), grid([2, 2], [1, 1])), Pair(grid([3, 3]), grid([4, 4])))
+    check = plausible(demonstrations, given)
+    assert not check(given) and not check(grid([1, 2])) and check(grid([4, 3], [2, 1]))
+    ranked = vote([(given, 0.9)] * 3 + [(grid([1]), 0.9)] * 2 + [(grid([4, 3], [2, 1]), 0.1)], check)
+    assert [(c.votes, c.plausible) for c in ranked] == [(1, True), (3, False), (2, False)]
+    copying = (*demonstrations, Pair(grid([5]), grid([5])))
+    assert plausible(copying, given)(given), "a demonstration copies, so an answer may"
+    unsure = (Pair(grid([1, 1]), grid([2])), Pair(grid([3, 3, 3]), grid([4, 4, 4, 4])))
+    assert plausible(unsure, given)(grid([1])), "no certain rule, no verdict"
+
+
+def same_tensors(one: Path, two: Path) -> None:
+    a, b = load_weights(one), load_weights(two)
+    np.testing.assert_array_equal(a.bank, b.bank)
+    for name, array in a.network.items():
+        np.testing.assert_array_equal(array, b.network[name], err_msg=name)
+
+
+def test_a_set_is_adapted_to_jointly_and_resumes(weights: Weights, solver: Solver, tmp_path: Path) -> None:
+    """Every task is solved from its own row; a stopped run ends like an undisturbed one; tests are never seen."""
+    tasks = TaskSet("p", tuple(load_task(str(PUZZLES / f"{n}.json")) for n in ("mirror-left-right", "scale-up-by-two")))
+    settings = JointSettings(presentations=40)
+    options = {"seed": 0, "device": CPU}
+    whole = adapt_jointly(weights, tasks, settings, tmp_path / "whole", **options)
+    assert whole is not None
+    answers = iter([False, False, False, True])
+    stopped = adapt_jointly(weights, tasks, settings, tmp_path / "cut", stopped=lambda: next(answers), **options)
+    assert stopped is None
+    cut = adapt_jointly(weights, tasks, settings, tmp_path / "cut", **options)
+    assert cut is not None
+    same_tensors(cut, whole)
+    joint = joint_solver(solver, whole, "onnx")
+    quick = Settings(views=2, adapt=AdaptSettings(steps=0), leave_one_out=3)
+    solution = joint.solve(tasks.tasks[0], quick)
+    assert solution.recalled.source == tasks.tasks[0].id and solution.left_out.tried == 0
+    assert not solution.seen_in_training and solution.weights_sha256 == weights.sha256
+    assert joint.weights.training["protocol"] == "joint"
+    np.testing.assert_array_equal(joint.rows[tasks.tasks[0].id], load_weights(whole).bank[0])
+    blinded = [Task(t.id, t.train, tuple(Pair(p.input, None) for p in t.test)) for t in tasks]
+    again = adapt_jointly(weights, blinded, settings, tmp_path / "blind", **options)
+    assert again is not None
+    same_tensors(again, whole)
+    other = tmp_path / "other.safetensors"
+    save_weights(
+        other, weights.config, weights.tasks, weights.network, weights.bank, weights.seen, {"protocol": "per-task"}
+    )
+    with pytest.raises(ArcsolveError, match="adapted from other weights"):
+        joint_solver(Solver(load_weights(other), solver.backend, CPU), whole, "onnx")
