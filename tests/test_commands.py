@@ -71,7 +71,7 @@ def test_the_json_has_the_fixed_keys_on_either_backend(trained: Path, tmp_path: 
             "test",
             "seconds",
         ]
-        assert set(value["demonstrations"]) == {"reproduced", "of", "best_steps", "nats"}
+        assert set(value["demonstrations"]) == {"reproduced", "of", "best_steps", "checks"}
         assert set(value["recalled"]) == {"source", "nats", "mean_nats", "nearest"}
         assert set(value["recalled"]["nearest"][0]) == {"task", "nats"}
         assert set(value["test"][0]) == {"attempt_1", "attempt_2", "candidates", "steps"}

@@ -23,6 +23,7 @@ from arcsolve.shapes import canvas_size
 from arcsolve.training.objective import Losses, normal_from, objective
 from arcsolve.training.pack import Pack, flatten
 from arcsolve.training.pairs import PairStore, ViewDraw, draw_views
+from arcsolve.views import DIHEDRALS
 
 
 @dataclass(frozen=True)
@@ -153,12 +154,29 @@ class Refinement:
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), weight)
 
     @torch.no_grad()
-    def nats(self, known: tuple[Pair, ...], pair: Pair) -> float:
-        """Loss of one pair in nats a cell, mean over 8 symmetries, on the canvas that the pairs ``known`` imply.
+    def judge(self, known: tuple[Pair, ...], pair: Pair) -> tuple[float, float]:
+        """How well one pair is solved in 8 symmetries: loss in nats a cell, and the share of them right in every cell.
 
-        ``inf`` where the pair's output does not fit that canvas.
+        On the canvas that the pairs ``known`` imply; ``(inf, 0)`` where the pair's output does not fit it.
         """
-        return mean_nats(self.averaged, self.averaged_mean, known, pair, precision=self._precision())
+        assert pair.output is not None
+        height, width = canvas_size(known, pair.input)
+        if pair.output.shape[0] > height or pair.output.shape[1] > width:
+            return math.inf, 0.0
+        store = PairStore(pack_of((pair,)), self.device)
+        colours = torch.arange(COLOURS, device=self.device).expand(4, COLOURS)
+        nats = exact = 0.0
+        for first, canvas in ((0, (height, width)), (4, (width, height))):
+            view = ViewDraw(torch.arange(first, first + 4, device=self.device), colours)
+            index, corner = torch.zeros(4, dtype=torch.long), torch.zeros(4, 2)
+            batch = store.batch(index.to(self.device), view, *canvas, corner.to(self.device))
+            normal = normal_from(torch.Generator(self.device).manual_seed(0), self.device)
+            latents = self.averaged_mean.expand(4, *self.averaged_mean.shape)
+            with self._precision():
+                losses = objective(self.averaged, latents, batch, steps=self.config.steps, normal=normal)
+            nats += float(losses.nats.sum()) / DIHEDRALS
+            exact += float(losses.exact.sum()) / DIHEDRALS
+        return nats, exact
 
     def result(self, *, truncated: bool = False) -> Adapted:
         """What was learned so far."""
@@ -222,38 +240,3 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
 def pack_of(pairs: tuple[Pair, ...]) -> Pack:
     """Pairs of one task as a pack."""
     return flatten({"task": [(p.input, p.output, False) for p in pairs if p.output is not None]})
-
-
-@torch.no_grad()
-def mean_nats(
-    network: torch.nn.Module,
-    latents: Tensor,
-    known: tuple[Pair, ...],
-    pair: Pair,
-    *,
-    precision: AbstractContextManager[object],
-) -> float:
-    """See :meth:`Refinement.nats`; latents [P, C]."""
-    assert pair.output is not None
-    height, width = canvas_size(known, pair.input)
-    if pair.output.shape[0] > height or pair.output.shape[1] > width:
-        return math.inf
-    device = latents.device
-    store = PairStore(pack_of((pair,)), device)
-    colours = torch.arange(COLOURS, device=device).expand(4, COLOURS)
-    total = 0.0
-    for first, canvas in ((0, (height, width)), (4, (width, height))):
-        view = ViewDraw(torch.arange(first, first + 4, device=device), colours)
-        batch = store.batch(
-            torch.zeros(4, dtype=torch.long, device=device), view, *canvas, torch.zeros(4, 2, device=device)
-        )
-        with precision:
-            losses = objective(
-                network,  # type: ignore[arg-type]
-                latents.expand(4, *latents.shape),
-                batch,
-                steps=network.config.steps,  # type: ignore[union-attr, arg-type]
-                normal=normal_from(None, device),
-            )
-        total += float(losses.nats.sum())
-    return total / 8

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,6 +18,13 @@ from arcsolve.network.weights import Weights
 
 CHECKS = 4
 """How often in a refinement the left-out demonstration is looked at, evenly spread."""
+
+
+@dataclass
+class _Fold:
+    """One demonstration left out: at each check loss in nats a cell, share of 8 views right, whether the vote is."""
+
+    checks: list[tuple[float, float, bool]] = field(default_factory=list)
 
 
 def leave_one_out(
@@ -43,37 +52,46 @@ def leave_one_out(
         most: demonstrations to leave out at the most, first ones first.
         progress: called with (fold, steps done, steps, (reproduced, tried) of the folds before).
     """
-    folds: list[tuple[list[float], list[bool]]] = []
+    folds: list[_Fold] = []
     if not settings.steps:
         return LeftOut()
     checks = sorted({max(1, round(settings.steps * (k + 1) / CHECKS)) for k in range(CHECKS)})
     for fold, left_out in enumerate(demonstrations[:most] if len(demonstrations) > 1 else ()):
         others = demonstrations[:fold] + demonstrations[fold + 1 :]
         refinement = Refinement(weights, others, settings, start(others), seed=seed, device=device)
-        nats: list[float] = []
-        right: list[bool] = []
+        watched = _Fold()
         before = _summary(folds, checks)
         while refinement.done < settings.steps and not out_of_time():
             if not torch.isfinite(refinement.step().total):
                 break
             if refinement.done in checks:
-                nats.append(refinement.nats(others, left_out))
+                nats, share = refinement.judge(others, left_out)
                 grid = answer(refinement.result(), others, left_out.input)
-                right.append(left_out.output is not None and np.array_equal(grid, left_out.output))
+                right = left_out.output is not None and np.array_equal(grid, left_out.output)
+                watched.checks.append((nats, share, right))
             progress(fold, refinement.done, settings.steps, (before.reproduced, before.tried))
         if refinement.done < settings.steps:
             break
-        folds.append((nats, right))
+        folds.append(watched)
     return _summary(folds, checks)
 
 
-def _summary(folds: list[tuple[list[float], list[bool]]], checks: list[int]) -> LeftOut:
+def _summary(folds: list[_Fold], steps: list[int]) -> LeftOut:
+    """The check at which most views of the left-out demonstrations are right, of equals the latest.
+
+    Not the one of least loss: refinement grows sure of itself, so the loss of what it gets wrong soon rises, while it
+    still gets more and more right.
+    """
     if not folds:
         return LeftOut()
-    # An output too large for its canvas costs infinitely many nats at any step, and says nothing about them.
-    fitting = [nats for nats, _ in folds if np.isfinite(nats).all()]
-    mean = np.mean(fitting, axis=0) if fitting else np.full(len(checks), np.inf)
-    best = int(mean.argmin()) if fitting else len(checks) - 1
-    reproduced = sum(right[best] for _, right in folds)
-    curve = tuple((step, float(value)) for step, value in zip(checks, mean, strict=True))
-    return LeftOut(reproduced, len(folds), checks[best], curve)
+    # An output too large for its canvas costs infinitely many nats at any step.
+    fitting = [[nats for nats, *_ in fold.checks] for fold in folds if math.isfinite(fold.checks[0][0])]
+    nats = np.mean(fitting, axis=0) if fitting else np.full(len(steps), np.inf)
+    shares = np.mean([[share for _, share, _ in fold.checks] for fold in folds], axis=0)
+    best = len(steps) - 1 - int(shares[::-1].argmax())
+    return LeftOut(
+        reproduced=sum(fold.checks[best][2] for fold in folds),
+        tried=len(folds),
+        steps=steps[best],
+        curve=tuple((step, float(a), float(b)) for step, a, b in zip(steps, nats, shares, strict=True)),
+    )

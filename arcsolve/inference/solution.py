@@ -68,14 +68,14 @@ class LeftOut:
     Attributes:
         reproduced: of the demonstrations tried, those that came out right after ``steps`` steps on the others.
         tried: demonstrations that were left out in turn; 0 where there was only one, or no time.
-        steps: where the mean loss of the left-out demonstrations was least; ``None`` where none was tried.
-        curve: (steps, mean loss in nats a cell) at each check.
+        steps: where most views of the left-out demonstrations were right; ``None`` where none was tried.
+        curve: (steps, mean loss in nats a cell, mean share of views right) at each check.
     """
 
     reproduced: int = 0
     tried: int = 0
     steps: int | None = None
-    curve: tuple[tuple[int, float], ...] = ()
+    curve: tuple[tuple[int, float, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,10 @@ class Solution:
                 "reproduced": self.left_out.reproduced,
                 "of": self.left_out.tried,
                 "best_steps": self.left_out.steps,
-                "nats": [[step, _finite(nats)] for step, nats in self.left_out.curve],
+                "checks": [
+                    {"steps": step, "nats": _finite(nats), "views_right": share}
+                    for step, nats, share in self.left_out.curve
+                ],
             },
             "recalled": {
                 "source": self.recalled.source,
@@ -214,7 +217,10 @@ class Solution:
                 value["demonstrations"]["reproduced"],
                 value["demonstrations"]["of"],
                 value["demonstrations"]["best_steps"],
-                tuple((step, math.inf if nats is None else nats) for step, nats in value["demonstrations"]["nats"]),
+                tuple(
+                    (check["steps"], math.inf if check["nats"] is None else check["nats"], check["views_right"])
+                    for check in value["demonstrations"]["checks"]
+                ),
             ),
             adapt_steps=value["adapt_steps"],
             test=tuple(tests),

@@ -134,8 +134,8 @@ def detail_view(solution: Solution) -> RenderableType:
         near = ", ".join(f"{one.task} {one.nats:.3f}" for one in recalled.nearest)
         lines.append(f"nearest trained tasks, in nats a cell: {near}")
     if left_out.curve:
-        curve = ", ".join(f"{step}: {nats:.3f}" for step, nats in left_out.curve)
-        lines.append(f"left-out demonstrations by steps, in nats a cell: {curve}")
+        curve = ", ".join(f"{step}: {share:.0%}, {nats:.3f}" for step, nats, share in left_out.curve)
+        lines.append(f"left-out demonstrations by steps, views right and nats a cell: {curve}")
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in solution.seconds.items())
     lines.append(f"seconds: {seconds}")
     return Text("\n".join(lines))
