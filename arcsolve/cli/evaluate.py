@@ -17,7 +17,7 @@ from arcsolve.cli.options import solver_options
 
 if TYPE_CHECKING:
     from arcsolve.arc.dataset import TaskSet
-    from arcsolve.inference.evaluation import Evaluation, Figure
+    from arcsolve.inference.evaluation import Evaluation, Figure, Outcome
     from arcsolve.inference.joint import JointSettings
     from arcsolve.inference.solver import Settings, Solver
 
@@ -97,7 +97,7 @@ def evaluate(
     if output is not None:
         from arcsolve.render.report import write_report
 
-        write_report(output, facts, chosen.tasks, result.solutions)
+        write_report(output, facts, chosen.tasks, result.outcomes)
     if as_json:
         click.echo(json.dumps(facts))
     else:
@@ -157,7 +157,7 @@ def _solve(
     solver: Solver,
     chosen: Figure,
     settings: Settings,
-    done: dict[str, Any],
+    done: dict[str, Outcome],
     path: Path | None,
     joint: dict[str, Any] | None,
 ) -> Evaluation:
@@ -167,19 +167,18 @@ def _solve(
     from arcsolve.inference.solution import Solution
 
     began, before, total = time.monotonic(), len(done), len(chosen.tasks)
-    known = {task.id: task for task in chosen.tasks}
-    right = sum(sum(evaluation.hits(known[i], solution)) for i, solution in done.items())
-    outputs = sum(len(known[i].test) for i in done)
+    right = sum(sum(outcome.right) for outcome in done.values())
+    outputs = sum(len(outcome.right) for outcome in done.values())
     # Tasks differ in size by a hundred times, so what is left is estimated by their cells.
     work = {task.id: evaluation.cells(task) for task in chosen.tasks if task.id not in done}
     spent_work = 0
 
-    def finished(task: Task, solution: Solution) -> None:
+    def finished(task: Task, solution: Solution, outcome: Outcome) -> None:
         nonlocal right, outputs, spent_work
         if path is not None:
             results.append(path, results.line_of(task, solution, settings, joint))
-        right += sum(evaluation.hits(task, solution))
-        outputs += len(task.test)
+        right += sum(outcome.right)
+        outputs += len(outcome.right)
         spent_work += work[task.id]
         spent = time.monotonic() - began
         left = spent * (sum(work.values()) / spent_work - 1)
@@ -199,8 +198,7 @@ def _facts(
     from arcsolve.inference.sampler import effective_samples
 
     score = result.score.to_json()
-    solutions = result.solutions.values()
-    trajectories = sum(candidate.votes for s in solutions for test in s.test for candidate in test.candidates)
+    trajectories = sum(outcome.trajectories for outcome in result.outcomes.values())
     return {
         "figure": chosen.name,
         "protocol": chosen.protocol,
@@ -225,7 +223,7 @@ def _facts(
         "size_accuracy": result.size,
         "reproduced": result.reproduced,
         "seconds_per_task": {name: result.seconds.get(name, 0.0) for name in STAGES},
-        "trajectories_per_second": trajectories / sum(s.seconds["sample"] for s in solutions),
+        "trajectories_per_second": trajectories / sum(one.seconds["sample"] for one in result.outcomes.values()),
     }
 
 

@@ -138,7 +138,7 @@ def stages(
     joint = JointSettings() if joint_presentations is None else JointSettings(presentations=joint_presentations)
     head = suite.header(solver, settings, joint.presentations, tasks.hash)
     path = output / "stages.jsonl"
-    done = suite.read(path, head, names)
+    done = suite.read(path, head)
     order = evaluation.spread(tasks)
     left = [task for task in order if set(names) - set(done.get(task.id, {}))]
     runs = None

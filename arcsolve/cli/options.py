@@ -78,7 +78,7 @@ def make_solver(options: dict[str, Any], *, time_limit: float | None = None) -> 
     solver = Solver.from_weights(options["weights"], backend=options["backend"], device=options["device"])
     if notice := getattr(solver.backend, "notice", None):
         click.echo(f"arcsolve: {notice}", err=True)
-    adapt = AdaptSettings()
+    adapt = AdaptSettings.for_device(solver.device)
     if options["adapt_steps"] is not None:
         adapt = replace(adapt, steps=options["adapt_steps"])
     return solver, Settings(

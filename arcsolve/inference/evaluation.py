@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from arcsolve.arc.dataset import OFFICIAL, TaskSet, load_tasks
+from arcsolve.arc.grid import Grid
 from arcsolve.arc.scoring import Score, score
+from arcsolve.arc.submission import Attempts
 from arcsolve.arc.task import Pair, Task
 from arcsolve.errors import ArcsolveError
 from arcsolve.inference.solution import Solution
@@ -142,6 +144,55 @@ def spread(tasks: TaskSet) -> list[Task]:
     return [ordered[number] for number in reversed_numbers if number < len(ordered)]
 
 
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a figure needs of a solved task; its candidates stay in the results file, or 10,000 tasks would fill memory.
+
+    Attributes:
+        attempts: the two answers to each test input.
+        right: for each test output, whether an attempt hits it.
+        found: for each test output, whether it is among the candidates.
+        sized: for each test output, whether the first attempt has its size.
+        votes: for each test input, trajectories that ended at the first attempt.
+        trajectories: all that ran.
+        reproduced, tried: demonstrations when left out.
+        source: what refinement started from.
+        seconds: by stage.
+    """
+
+    attempts: tuple[Attempts, ...]
+    right: tuple[bool, ...]
+    found: tuple[bool, ...]
+    sized: tuple[bool, ...]
+    votes: tuple[int, ...]
+    trajectories: int
+    reproduced: int
+    tried: int
+    source: str
+    seconds: dict[str, float]
+
+    @classmethod
+    def of(cls, task: Task, solution: Solution) -> Outcome:
+        """Compare a solution with the task's test outputs, which must be known."""
+        pairs = list(zip(task.test, solution.test, strict=True))
+        return cls(
+            attempts=tuple((test.attempt_1, test.attempt_2) for test in solution.test),
+            right=tuple(_equal(pair, test.attempt_1) or _equal(pair, test.attempt_2) for pair, test in pairs),
+            found=tuple(any(_equal(pair, candidate.grid) for candidate in test.candidates) for pair, test in pairs),
+            sized=tuple(pair.output is not None and test.attempt_1.shape == pair.output.shape for pair, test in pairs),
+            votes=tuple(test.candidates[0].votes for test in solution.test),
+            trajectories=sum(candidate.votes for test in solution.test for candidate in test.candidates),
+            reproduced=solution.left_out.reproduced,
+            tried=solution.left_out.tried,
+            source=solution.recalled.source,
+            seconds=solution.seconds,
+        )
+
+
+def _equal(pair: Pair, grid: Grid) -> bool:
+    return pair.output is not None and np.array_equal(grid, pair.output)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A figure's result.
@@ -152,7 +203,7 @@ class Evaluation:
         size: share of test outputs whose size the first attempt has.
         reproduced: mean share of demonstrations reproduced when left out, ``None`` where none was.
         seconds: mean seconds of a task by stage.
-        solutions: by task id.
+        outcomes: by task id.
     """
 
     score: Score
@@ -160,7 +211,7 @@ class Evaluation:
     size: float
     reproduced: float | None
     seconds: dict[str, float]
-    solutions: dict[str, Solution]
+    outcomes: dict[str, Outcome]
 
 
 def blind(task: Task) -> Task:
@@ -173,56 +224,34 @@ def evaluate(
     chosen: Figure,
     settings: Settings,
     *,
-    done: dict[str, Solution],
-    finished: Callable[[Task, Solution], None],
+    done: dict[str, Outcome],
+    finished: Callable[[Task, Solution, Outcome], None],
 ) -> Evaluation:
     """Solve every task that is not ``done`` yet and score all.
 
     Args:
         solver: for ``joint``, one that knows the set's rows.
-        done: solutions from an earlier run; those that are made now join them.
+        done: outcomes of an earlier run; those that are made now join them.
         finished: called with every solution as it is made.
     """
     for task in spread(chosen.tasks):
         if task.id not in done:
-            done[task.id] = replace(solver.solve(blind(task), settings), protocol=chosen.protocol)
-            finished(task, done[task.id])
+            solution = replace(solver.solve(blind(task), settings), protocol=chosen.protocol)
+            done[task.id] = Outcome.of(task, solution)
+            finished(task, solution, done[task.id])
     return summarise(chosen.tasks, done)
 
 
-def summarise(tasks: TaskSet, done: dict[str, Solution]) -> Evaluation:
+def summarise(tasks: TaskSet, done: dict[str, Outcome]) -> Evaluation:
     """The figures of a set of which every task is solved."""
-    solutions = {task.id: done[task.id] for task in tasks}
-    answers = {i: [(t.attempt_1, t.attempt_2) for t in s.test] for i, s in solutions.items()}
-    shares = [s.left_out.reproduced / s.left_out.tried for s in solutions.values() if s.left_out.tried]
-    stages = {name: None for s in solutions.values() for name in s.seconds}
+    outcomes = {task.id: done[task.id] for task in tasks}
+    shares = [one.reproduced / one.tried for one in outcomes.values() if one.tried]
+    stages = {name: None for one in outcomes.values() for name in one.seconds}
     return Evaluation(
-        score=score(answers, tasks),
-        oracle=float(np.mean([hit for task in tasks for hit in _found(task, solutions[task.id])])),
-        size=float(np.mean([hit for task in tasks for hit in _sized(task, solutions[task.id])])),
+        score=score({task_id: one.attempts for task_id, one in outcomes.items()}, tasks),
+        oracle=float(np.mean([hit for one in outcomes.values() for hit in one.found])),
+        size=float(np.mean([hit for one in outcomes.values() for hit in one.sized])),
         reproduced=float(np.mean(shares)) if shares else None,
-        seconds={name: float(np.mean([s.seconds.get(name, 0.0) for s in solutions.values()])) for name in stages},
-        solutions=solutions,
+        seconds={name: float(np.mean([one.seconds.get(name, 0.0) for one in outcomes.values()])) for name in stages},
+        outcomes=outcomes,
     )
-
-
-def hits(task: Task, solution: Solution) -> list[bool]:
-    """For each test output, whether one of the two attempts is right."""
-    return [
-        any(pair.output is not None and np.array_equal(grid, pair.output) for grid in (test.attempt_1, test.attempt_2))
-        for pair, test in zip(task.test, solution.test, strict=True)
-    ]
-
-
-def _found(task: Task, solution: Solution) -> Iterable[bool]:
-    """For each test output, whether it is among the candidates."""
-    for pair, test in zip(task.test, solution.test, strict=True):
-        assert pair.output is not None
-        yield any(np.array_equal(candidate.grid, pair.output) for candidate in test.candidates)
-
-
-def _sized(task: Task, solution: Solution) -> Iterable[bool]:
-    """For each test output, whether the first attempt has its size."""
-    for pair, test in zip(task.test, solution.test, strict=True):
-        assert pair.output is not None
-        yield test.attempt_1.shape == pair.output.shape

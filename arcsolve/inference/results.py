@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError, FormatError
-from arcsolve.inference.evaluation import Figure
+from arcsolve.inference.evaluation import Figure, Outcome
 from arcsolve.inference.solution import Solution
 from arcsolve.inference.solver import Settings, Solver
 
@@ -40,36 +41,49 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 def read_results(
     path: Path, solver: Solver, chosen: Figure, settings: Settings, joint: dict[str, Any] | None
-) -> dict[str, Solution]:
-    """Solutions of an earlier run's results file; a last line that a kill cut short is dropped from the file.
+) -> dict[str, Outcome]:
+    """Outcomes of an earlier run's results file; a last line that a kill cut short is dropped from the file.
 
     Raises:
         ArcsolveError: the file was made with other weights, settings or protocol, or from other tasks.
     """
-    done: dict[str, Solution] = {}
-    hashes = {task.id: task.hash for task in chosen.tasks}
-    if not path.exists():
-        return done
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
-            path.write_text("".join(lines[:-1]), encoding="utf-8")
-            del lines[-1]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArcsolveError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    done: dict[str, Outcome] = {}
+    known = {task.id: task for task in chosen.tasks}
     wanted = json.loads(json.dumps({**asdict(settings), "joint": joint}))
-    for number, text in enumerate(lines, 1):
+    for number, text in enumerate(whole_lines(path), 1):
         where = f"{path}: line {number}"
         try:
             value = json.loads(text)
+            task = known.get(value["id"])
             solution = Solution.from_json(value["solution"], where)
             same = value["settings"] == wanted
-            known = hashes.get(value["id"]) == value["task_hash"]
+            listed = task is not None and task.hash == value["task_hash"]
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{where}: not a result of `arcsolve eval` ({error})") from error
         if not same or (solution.weights_sha256, solution.protocol) != (solver.weights.sha256, chosen.protocol):
             raise ArcsolveError(f"{where}: made with other weights, settings or protocol; choose another folder")
-        if not known:
+        if task is None or not listed:
             raise ArcsolveError(f"{where}: task {solution.task} is not in {chosen.tasks.name}; choose another folder")
-        done[solution.task] = solution
+        done[task.id] = Outcome.of(task, solution)
     return done
+
+
+def whole_lines(path: Path) -> Iterator[str]:
+    """The lines of a file of JSON lines, none where there is no file; what a kill left of a last one is cut off.
+
+    Raises:
+        ArcsolveError: the file cannot be read or shortened, or is no text.
+    """
+    if not path.exists():
+        return
+    try:
+        with path.open("r+b") as file:
+            end = 0
+            for line in file:
+                if not line.endswith(b"\n"):
+                    file.truncate(end)
+                    return
+                end += len(line)
+                yield line.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArcsolveError(f"{path}: {getattr(error, 'strerror', None) or error}") from error

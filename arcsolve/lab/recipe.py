@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arcsolve.errors import ArcsolveError, FormatError
+from arcsolve.inference.results import whole_lines
 from arcsolve.lab import proxy
 from arcsolve.lab.proxy import CONFIG, UPDATES, Proxy, measure
 from arcsolve.training.presets import TrainConfig
@@ -92,15 +93,8 @@ def read(path: Path, data: str, updates: int) -> list[dict[str, Any]]:
     Raises:
         ArcsolveError: the file is of other data or another number of updates, or cannot be read.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        if lines and not lines[-1].endswith("\n"):
-            path.write_text("".join(lines[:-1]), encoding="utf-8")
-            del lines[-1]
-    except OSError as error:
-        raise ArcsolveError(f"{path}: {error.strerror}") from error
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(whole_lines(path), 1):
         try:
             row = json.loads(line)
             if (row["data_sha256"], row["base_updates"]) != (data, updates):

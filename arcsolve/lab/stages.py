@@ -15,6 +15,7 @@ import numpy as np
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError, FormatError
 from arcsolve.inference.evaluation import blind
+from arcsolve.inference.results import whole_lines
 from arcsolve.inference.solution import TestSolution
 from arcsolve.inference.solver import Prepared, Settings, Solver
 
@@ -133,20 +134,14 @@ def header(solver: Solver, base: Settings, joint_presentations: int, data: str) 
     }
 
 
-def read(path: Path, head: dict[str, Any], names: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
+def read(path: Path, head: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """By task, the arms of an earlier run; a last line that a kill cut short is dropped from the file.
 
     Raises:
         ArcsolveError: the file was made with other weights, data or settings.
     """
-    if not path.exists():
-        return {}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        path.write_text("".join(lines[:-1]), encoding="utf-8")
-        del lines[-1]
     done: dict[str, dict[str, dict[str, Any]]] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(whole_lines(path), 1):
         where = f"{path}: line {number}"
         try:
             row = json.loads(line)

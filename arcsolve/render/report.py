@@ -12,13 +12,12 @@ import numpy as np
 
 from arcsolve.arc.dataset import TaskSet
 from arcsolve.files import replace_file
-from arcsolve.inference.evaluation import hits
-from arcsolve.inference.solution import Solution
+from arcsolve.inference.evaluation import Outcome
 
 SUMMARY, TABLE, PLOT = "summary.json", "table.md", "accuracy.svg"
 
 
-def write_report(folder: Path, facts: dict[str, Any], tasks: TaskSet, solutions: Mapping[str, Solution]) -> None:
+def write_report(folder: Path, facts: dict[str, Any], tasks: TaskSet, outcomes: Mapping[str, Outcome]) -> None:
     """Write ``summary.json``, ``table.md`` and, where matplotlib is installed (extra ``plot``), ``accuracy.svg``.
 
     Args:
@@ -28,12 +27,12 @@ def write_report(folder: Path, facts: dict[str, Any], tasks: TaskSet, solutions:
         ArcsolveError: a file cannot be written.
     """
     replace_file(folder / SUMMARY, json.dumps(facts, indent=1) + "\n")
-    replace_file(folder / TABLE, table(facts, tasks, solutions))
+    replace_file(folder / TABLE, table(facts, tasks, outcomes))
     if importlib.util.find_spec("matplotlib") is not None:
-        plot(folder / PLOT, facts, *curve(tasks, solutions))
+        plot(folder / PLOT, facts, *curve(tasks, outcomes))
 
 
-def table(facts: dict[str, Any], tasks: TaskSet, solutions: Mapping[str, Solution]) -> str:
+def table(facts: dict[str, Any], tasks: TaskSet, outcomes: Mapping[str, Outcome]) -> str:
     """The figure in Markdown, then a line for each task."""
     lines = [f"# {facts['data']}", "", "| | mean over test outputs (95%) | mean over tasks (95%) |", "|---|---|---|"]
     for name in ("pass_at_1", "pass_at_2"):
@@ -47,21 +46,19 @@ def table(facts: dict[str, Any], tasks: TaskSet, solutions: Mapping[str, Solutio
     lines += ["", "| task | right | of | left out: reproduced | of | votes of attempt 1 | start | seconds |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for task in tasks:
-        solution = solutions[task.id]
-        right = hits(task, solution)
-        votes = " ".join(str(test.candidates[0].votes) for test in solution.test)
-        left_out = f"{solution.left_out.reproduced} | {solution.left_out.tried}"
-        cells = (task.id, sum(right), len(right), left_out, votes, solution.recalled.source)
-        lines.append(f"| {' | '.join(map(str, cells))} | {solution.seconds['total']:.1f} |")
+        one = outcomes[task.id]
+        votes = " ".join(map(str, one.votes))
+        cells = (task.id, sum(one.right), len(one.right), one.reproduced, one.tried, votes, one.source)
+        lines.append(f"| {' | '.join(map(str, cells))} | {one.seconds['total']:.1f} |")
     return "\n".join(lines) + "\n"
 
 
 KINDS = ("by_output", "by_task")
 
 
-def curve(tasks: TaskSet, solutions: Mapping[str, Solution]) -> tuple[list[float], list[float]]:
+def curve(tasks: TaskSet, outcomes: Mapping[str, Outcome]) -> tuple[list[float], list[float]]:
     """Seconds, ascending, and the share of test outputs right from tasks that took no longer."""
-    rows = sorted((solutions[task.id].seconds["total"], sum(hits(task, solutions[task.id]))) for task in tasks)
+    rows = sorted((outcomes[task.id].seconds["total"], sum(outcomes[task.id].right)) for task in tasks)
     outputs = sum(len(task.test) for task in tasks)
     return [seconds for seconds, _ in rows], (np.cumsum([right for _, right in rows]) / outputs).tolist()
 
