@@ -17,7 +17,8 @@ from arcsolve.inference.adaptation import AdaptSettings, Refinement, adapt, gaus
 from arcsolve.inference.joint import JointSettings, adapt_jointly, joint_solver
 from arcsolve.inference.leave_one_out import CHECKS, leave_one_out
 from arcsolve.inference.recall import Recall, k_means
-from arcsolve.inference.solver import Settings, Solver
+from arcsolve.inference.settings import Settings
+from arcsolve.inference.solver import Solver
 from arcsolve.inference.voting import plausible, vote
 from arcsolve.network.weights import Weights, load_weights, save_weights
 
@@ -124,22 +125,35 @@ def test_leave_one_out_knows_nothing_of_what_it_left_out(weights: Weights) -> No
         started.append(others)
         return weights.bank[0]
 
-    found = leave_one_out(weights, pairs, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
+    found, networks = leave_one_out(weights, pairs, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
+    assert [network.steps for network in networks] == [8, 8]
     assert (found.reproduced, found.tried) == (2, 2)
     assert [step for step, *_ in found.curve] == [2, 4, 6, 8]
     assert found.steps == max(found.curve, key=lambda check: (check[2], check[0]))[0]
     assert len(known) == 2 * CHECKS and started == [pairs[1:], (pairs[0], pairs[2])]
-    nothing = leave_one_out(weights, pairs[:1], AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
+    nothing, _ = leave_one_out(weights, pairs[:1], AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
     assert nothing.tried == 0 and nothing.steps is None
-    late = leave_one_out(
+    late, _ = leave_one_out(
         weights, pairs, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU, out_of_time=lambda: True
     )
     assert late.tried == 0
 
 
+def test_a_committee_lets_the_networks_of_leave_one_out_vote(solver: Solver) -> None:
+    task = load_task(PUZZLE)
+    quick = Settings(views=4, adapt=AdaptSettings(steps=4), leave_one_out=2)
+    alone = solver.solve(task, quick)
+    together = solver.solve(task, replace(quick, committee=True))
+    votes = [sum(c.votes for c in solution.test[0].candidates) for solution in (alone, together)]
+    assert votes == [4, 12], "two more networks of four views each"
+    ready = solver.prepare(task, quick)
+    assert len(ready.others) == 2
+    assert not np.array_equal(ready.others[0].latents, ready.others[1].latents)
+
+
 def test_an_output_too_large_for_its_canvas_is_not_reproduced_and_decides_nothing(weights: Weights) -> None:
     pairs = (Pair(grid([1]), grid([1])), Pair(grid([2]), grid([2])), Pair(grid([3]), np.full((9, 9), 3, np.uint8)))
-    found = leave_one_out(
+    found, _ = leave_one_out(
         weights, pairs, AdaptSettings(steps=4), lambda others: weights.bank[0], lambda a, o, given: given,
         most=3, seed=0, device=CPU,
     )  # fmt: skip

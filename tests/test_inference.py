@@ -24,8 +24,9 @@ from arcsolve.inference.backend import Inputs
 from arcsolve.inference.export import example_inputs, export
 from arcsolve.inference.onnx_backend import OnnxBackend
 from arcsolve.inference.sampler import sample
+from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Solution
-from arcsolve.inference.solver import Settings, Solver
+from arcsolve.inference.solver import Solver
 from arcsolve.inference.torch_backend import TorchBackend
 from arcsolve.inference.voting import attempts, vote
 from arcsolve.network.weights import Weights, load_weights, save_weights

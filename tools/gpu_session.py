@@ -245,7 +245,8 @@ def _score(weights: Path, tasks: Path, device: Any, seconds: float) -> dict[str,
     """Development on as many of the tasks as the time allows, spread evenly over them: one task in each round."""
     from arcsolve.arc.dataset import load_tasks
     from arcsolve.inference.evaluation import hits
-    from arcsolve.inference.solver import Settings, Solver
+    from arcsolve.inference.settings import Settings
+    from arcsolve.inference.solver import Solver
 
     solver = Solver.from_weights(weights, backend="torch", device=str(device))
     known = [task for task in load_tasks(str(tasks)) if solver.trained_row(task) is not None]

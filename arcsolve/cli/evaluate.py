@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from arcsolve.arc.dataset import TaskSet
     from arcsolve.inference.evaluation import Evaluation, Figure, Outcome
     from arcsolve.inference.joint import JointSettings
-    from arcsolve.inference.solver import Settings, Solver
+    from arcsolve.inference.settings import Settings
+    from arcsolve.inference.solver import Solver
 
 STAGES = ("recall", "leave_one_out", "refine", "sample", "total")
 

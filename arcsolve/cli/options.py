@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from arcsolve.inference.solver import Settings, Solver
+    from arcsolve.inference.settings import Settings
+    from arcsolve.inference.solver import Solver
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -73,7 +74,8 @@ def make_solver(options: dict[str, Any], *, time_limit: float | None = None) -> 
     from dataclasses import replace
 
     from arcsolve.inference.adaptation import AdaptSettings
-    from arcsolve.inference.solver import Settings, Solver
+    from arcsolve.inference.settings import Settings
+    from arcsolve.inference.solver import Solver
 
     solver = Solver.from_weights(options["weights"], backend=options["backend"], device=options["device"])
     if notice := getattr(solver.backend, "notice", None):

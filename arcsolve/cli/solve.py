@@ -15,7 +15,7 @@ from arcsolve.cli.show import complete_source
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from arcsolve.inference.solver import Listener
+    from arcsolve.inference.settings import Listener
 
 
 @click.command(
@@ -71,7 +71,7 @@ def solve(
 @contextmanager
 def progress(consoles: Consoles) -> Iterator[Listener]:
     """A listener that draws on standard error: live on a terminal, a line for each stage elsewhere."""
-    from arcsolve.inference.solver import Progress
+    from arcsolve.inference.settings import Progress
 
     if not consoles.err.is_terminal:
         stages: list[str] = []

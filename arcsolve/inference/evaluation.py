@@ -15,8 +15,9 @@ from arcsolve.arc.scoring import Score, score
 from arcsolve.arc.submission import Attempts
 from arcsolve.arc.task import Pair, Task
 from arcsolve.errors import ArcsolveError
+from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Solution
-from arcsolve.inference.solver import Settings, Solver
+from arcsolve.inference.solver import Solver
 from arcsolve.training.guard import split
 
 TRAINING_SETS = ("arc-agi-1/training", "arc-agi-2/training")

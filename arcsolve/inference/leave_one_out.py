@@ -39,7 +39,7 @@ def leave_one_out(
     device: torch.device,
     out_of_time: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int, int, tuple[int, int]], None] = lambda fold, done, total, reproduced: None,
-) -> LeftOut:
+) -> tuple[LeftOut, tuple[Adapted, ...]]:
     """Refine on all demonstrations but one, for each in turn, watching the one left out.
 
     A fold that time cuts short is not counted. How many steps are best is one decision over all folds: chosen for each
@@ -51,10 +51,14 @@ def leave_one_out(
         answer: an adapted network's answer to an input, given the demonstrations that it knows.
         most: demonstrations to leave out at the most, first ones first.
         progress: called with (fold, steps done, steps, (reproduced, tried) of the folds before).
+
+    Returns:
+        What was seen, and the network of each fold after all its steps.
     """
     folds: list[_Fold] = []
+    networks: list[Adapted] = []
     if not settings.steps:
-        return LeftOut()
+        return LeftOut(), ()
     checks = sorted({max(1, round(settings.steps * (k + 1) / CHECKS)) for k in range(CHECKS)})
     for fold, left_out in enumerate(demonstrations[:most] if len(demonstrations) > 1 else ()):
         others = demonstrations[:fold] + demonstrations[fold + 1 :]
@@ -73,7 +77,8 @@ def leave_one_out(
         if refinement.done < settings.steps:
             break
         folds.append(watched)
-    return _summary(folds, checks)
+        networks.append(refinement.result())
+    return _summary(folds, checks), tuple(networks)
 
 
 def _summary(folds: list[_Fold], steps: list[int]) -> LeftOut:

@@ -12,8 +12,9 @@ from typing import Any
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError, FormatError
 from arcsolve.inference.evaluation import Figure, Outcome
+from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Solution
-from arcsolve.inference.solver import Settings, Solver
+from arcsolve.inference.solver import Solver
 
 RESULTS = "results.jsonl"
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from arcsolve.arc.grid import Grid
 from arcsolve.arc.task import Pair, Task
-from arcsolve.inference.adaptation import Adapted, AdaptSettings, adapt
+from arcsolve.inference.adaptation import Adapted, adapt
 from arcsolve.inference.backend import Array, Backend
 from arcsolve.inference.leave_one_out import leave_one_out
 from arcsolve.inference.onnx_backend import OnnxBackend
 from arcsolve.inference.recall import Recall, Recalled
 from arcsolve.inference.sampler import Samples, sample
-from arcsolve.inference.solution import Candidate, LatentStep, LeftOut, Solution, TestSolution
+from arcsolve.inference.settings import Clock, Listener, Progress, Settings
+from arcsolve.inference.solution import LeftOut, Solution, TestSolution
 from arcsolve.inference.torch_backend import TorchBackend
 from arcsolve.inference.voting import attempts, plausible, vote
 from arcsolve.network.device import choose_device
@@ -36,93 +36,14 @@ LEFT_OUT_VIEWS = 8
 """Views by which a left-out demonstration is solved: enough to see whether it is reproduced."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Budgets of a solve; with these and the seed a run is the same every time on one machine.
-
-    Attributes:
-        views: ``V``, views of each test input.
-        samples: ``K``, trajectories in each view.
-        steps: ``N``, supervision steps; ``None`` for as many as the weights were trained for.
-        noise: standard deviation of the noise in ``h``; ``None`` for what the weights were trained with.
-        adapt: how to adapt.
-        recall: whether to start from the trained latents that explain the demonstrations best, or from their mean.
-        leave_one_out: demonstrations to leave out in turn at the most, to see if they are reproduced and how many steps
-            are best; 0 for none.
-        seed: of every random draw.
-        time_limit: seconds for the whole solve, a cap: hitting it is reported as ``truncated``.
-    """
-
-    views: int = 32
-    samples: int = 2
-    steps: int | None = None
-    noise: float | None = None
-    adapt: AdaptSettings = field(default_factory=AdaptSettings)
-    recall: bool = True
-    leave_one_out: int = 3
-    seed: int = 0
-    time_limit: float | None = None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a solve is: what a display needs.
-
-    Attributes:
-        stage: ``recall``, ``leave out demonstration k``, ``refine`` or ``sample``.
-        done, total: steps or trajectories.
-        reproduced: (k, of how many tried so far) left-out demonstrations, once there are any.
-        exact: while refining, the share of views of the demonstrations that come out right.
-        steps: the leading trajectory so far.
-        candidates: ranked candidates so far.
-    """
-
-    stage: str
-    done: int
-    total: int
-    reproduced: tuple[int, int] | None = None
-    exact: float | None = None
-    steps: Sequence[LatentStep] = ()
-    candidates: Sequence[Candidate] = ()
-
-
-Listener = Callable[[Progress], None]
-
-
-class Clock:
-    """Wall time of a solve by stage, and its cap in seconds (``None`` for none)."""
-
-    def __init__(self, limit: float | None) -> None:
-        self.began = self.last = time.monotonic()
-        self.deadline = None if limit is None else self.began + limit
-        self.truncated = False
-        self.laps: dict[str, float] = {}
-
-    def share(self, part: float) -> float | None:
-        """The moment at which this part of the limit is spent."""
-        return None if self.deadline is None else self.began + part * (self.deadline - self.began)
-
-    def out_of_time(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name] = now - self.last
-        self.last = now
-
-    def seconds(self) -> dict[str, Any]:
-        return {**self.laps, "total": self.last - self.began}
-
-
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A task that is ready to be sampled: the adapted network and latents [P, C], and how they came about."""
+    """A task that is ready to be sampled: the adapted network, those of leave-one-out, and how they came about."""
 
-    backend: Backend
-    latents: Array
+    adapted: Adapted
+    others: tuple[Adapted, ...]
     recalled: Recalled
     left_out: LeftOut
-    steps: int
 
 
 class Solver:
@@ -177,7 +98,7 @@ class Solver:
             seen_in_training=self.seen(task),
             recalled=ready.recalled.summary(),
             left_out=ready.left_out,
-            adapt_steps=ready.steps,
+            adapt_steps=ready.adapted.steps,
             test=tests,
             seconds=clock.seconds(),
         )
@@ -190,12 +111,14 @@ class Solver:
         listener(Progress("recall", 0, 1))
         recalled = self._start(task, settings)
         clock.lap("recall")
-        left_out = self._leave_one_out(task, settings, clock, listener)
+        left_out, others = self._leave_one_out(task, settings, clock, listener)
         clock.lap("leave_one_out")
         adapted = self._refine(task, settings, recalled.latents, left_out, clock, listener)
-        backend = self.backend.adapted(adapted.tensors) if adapted.tensors else self.backend
         clock.lap("refine")
-        return Prepared(backend, adapted.latents, recalled, left_out, adapted.steps)
+        return Prepared(adapted, others, recalled, left_out)
+
+    def _backend(self, adapted: Adapted) -> Backend:
+        return self.backend.adapted(adapted.tensors) if adapted.tensors else self.backend
 
     def answer(
         self,
@@ -207,9 +130,14 @@ class Solver:
     ) -> tuple[TestSolution, ...]:
         """Sample and vote on every test input."""
         clock = clock or Clock(settings.time_limit)
+        networks = (ready.adapted, *ready.others) if settings.committee else (ready.adapted,)
+        members = [(self._backend(network), network.latents) for network in networks]
         tests = []
         for pair in task.test:
-            samples = self._sample(ready.backend, ready.latents, task.train, pair.input, settings, clock, listener)
+            samples = [
+                self._sample(backend, latents, task.train, pair.input, settings, clock, listener)
+                for backend, latents in members
+            ]
             tests.append(_answers(samples, task.train, pair.input))
         clock.lap("sample")
         return tuple(tests)
@@ -293,22 +221,25 @@ class Solver:
         clock.truncated |= len(samples.grids) < samples.trajectories
         return samples
 
-    def _leave_one_out(self, task: Task, settings: Settings, clock: Clock, listener: Listener) -> LeftOut:
+    def _leave_one_out(
+        self, task: Task, settings: Settings, clock: Clock, listener: Listener
+    ) -> tuple[LeftOut, tuple[Adapted, ...]]:
         """A row that was trained on the demonstrations knows them all, so none of them can be left out of it."""
         if not settings.leave_one_out or task.id in self.rows:
-            return LeftOut()
+            return LeftOut(), ()
         few = replace(settings, views=min(LEFT_OUT_VIEWS, settings.views), samples=1)
         deadline = clock.share(LEAVE_ONE_OUT_SHARE)
 
         def answer(adapted: Adapted, known: tuple[Pair, ...], given: Grid) -> Grid:
-            backend = self.backend.adapted(adapted.tensors) if adapted.tensors else self.backend
-            samples = self._sample(backend, adapted.latents, known, given, few, Clock(None), lambda p: None)
-            return _answers(samples, known, given).attempt_1
+            samples = self._sample(
+                self._backend(adapted), adapted.latents, known, given, few, Clock(None), lambda p: None
+            )
+            return _answers([samples], known, given).attempt_1
 
         def show(fold: int, done: int, total: int, reproduced: tuple[int, int]) -> None:
             listener(Progress(f"leave out demonstration {fold + 1}", done, total, reproduced))
 
-        left_out = leave_one_out(
+        left_out, networks = leave_one_out(
             self.weights,
             task.train,
             settings.adapt,
@@ -321,14 +252,16 @@ class Solver:
             progress=show,
         )
         clock.truncated |= left_out.tried < min(settings.leave_one_out, len(task.train)) and len(task.train) > 1
-        return left_out
+        return left_out, networks
 
 
-def _answers(samples: Samples, demonstrations: tuple[Pair, ...], test_input: Grid) -> TestSolution:
-    finals = zip(samples.grids, samples.confidences.tolist(), strict=True)
+def _answers(samples: Sequence[Samples], demonstrations: tuple[Pair, ...], test_input: Grid) -> TestSolution:
+    """The vote over what the members of a committee sampled; the iterations shown are of one that led to the winner."""
+    finals = [end for one in samples for end in zip(one.grids, one.confidences.tolist(), strict=True)]
     candidates = vote(finals, plausible(demonstrations, test_input))
-    first, second = attempts(candidates, samples.runners_up)
-    return TestSolution(first, second, tuple(candidates), samples.steps)
+    first, second = attempts(candidates, [grid for one in samples for grid in one.runners_up])
+    agreeing = (one for one in samples if np.array_equal(one.steps[-1].grid, first))
+    return TestSolution(first, second, tuple(candidates), next(agreeing, samples[0]).steps)
 
 
 def shipped_weights() -> Path:

@@ -16,8 +16,9 @@ from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError, FormatError
 from arcsolve.inference.evaluation import blind
 from arcsolve.inference.results import whole_lines
+from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import TestSolution
-from arcsolve.inference.solver import Prepared, Settings, Solver
+from arcsolve.inference.solver import Prepared, Solver
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ ARMS = {
     "posterior": Arm(BASE, {**_FIXED, "adapt": {"sigma": 0.3}}, {}),
     "half-steps": Arm(BASE, {**_FIXED, "adapt": {"steps": 64}}, {}),
     "stopped": Arm(BASE, {"leave_one_out": 3}, {}),
+    "committee": Arm("stopped", {"leave_one_out": 3}, {"committee": True}),
     "joint": Arm(BASE, {**_FIXED, **_NONE}, {}, joint=True),
     "joint-network": Arm(BASE, {**_FIXED, "adapt": {"steps": 64, "latents_first": 0.0}}, {}, joint=True),
     **{f"views-{n}": Arm(BASE, _FIXED, {"views": n}) for n in (1, 2, 4, 8, 16, 64)},

@@ -1,0 +1,91 @@
+"""What a solve is told, what it tells while it runs, and its clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from arcsolve.inference.adaptation import AdaptSettings
+from arcsolve.inference.solution import Candidate, LatentStep
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Budgets of a solve; with these and the seed a run is the same every time on one machine.
+
+    Attributes:
+        views: ``V``, views of each test input.
+        samples: ``K``, trajectories in each view.
+        steps: ``N``, supervision steps; ``None`` for as many as the weights were trained for.
+        noise: standard deviation of the noise in ``h``; ``None`` for what the weights were trained with.
+        adapt: how to adapt.
+        recall: whether to start from the trained latents that explain the demonstrations best, or from their mean.
+        leave_one_out: demonstrations to leave out in turn at the most, to see if they are reproduced and how many steps
+            are best; 0 for none.
+        committee: whether the networks that leave-one-out refined vote too, each with as many views.
+        seed: of every random draw.
+        time_limit: seconds for the whole solve, a cap: hitting it is reported as ``truncated``.
+    """
+
+    views: int = 32
+    samples: int = 2
+    steps: int | None = None
+    noise: float | None = None
+    adapt: AdaptSettings = field(default_factory=AdaptSettings)
+    recall: bool = True
+    leave_one_out: int = 3
+    committee: bool = False
+    seed: int = 0
+    time_limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a solve is: what a display needs.
+
+    Attributes:
+        stage: ``recall``, ``leave out demonstration k``, ``refine`` or ``sample``.
+        done, total: steps or trajectories.
+        reproduced: (k, of how many tried so far) left-out demonstrations, once there are any.
+        exact: while refining, the share of views of the demonstrations that come out right.
+        steps: the leading trajectory so far.
+        candidates: ranked candidates so far.
+    """
+
+    stage: str
+    done: int
+    total: int
+    reproduced: tuple[int, int] | None = None
+    exact: float | None = None
+    steps: Sequence[LatentStep] = ()
+    candidates: Sequence[Candidate] = ()
+
+
+Listener = Callable[[Progress], None]
+
+
+class Clock:
+    """Wall time of a solve by stage, and its cap in seconds (``None`` for none)."""
+
+    def __init__(self, limit: float | None) -> None:
+        self.began = self.last = time.monotonic()
+        self.deadline = None if limit is None else self.began + limit
+        self.truncated = False
+        self.laps: dict[str, float] = {}
+
+    def share(self, part: float) -> float | None:
+        """The moment at which this part of the limit is spent."""
+        return None if self.deadline is None else self.began + part * (self.deadline - self.began)
+
+    def out_of_time(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = now - self.last
+        self.last = now
+
+    def seconds(self) -> dict[str, Any]:
+        return {**self.laps, "total": self.last - self.began}
