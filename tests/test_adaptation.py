@@ -13,11 +13,13 @@ from arcsolve.arc.dataset import TaskSet, load_task
 from arcsolve.arc.grid import Grid
 from arcsolve.arc.task import Pair, Task
 from arcsolve.errors import ArcsolveError
+from arcsolve.inference import solver as solver_module
 from arcsolve.inference.adaptation import AdaptSettings, Refinement, adapt, gaussian_kl
 from arcsolve.inference.joint import JointSettings, adapt_jointly, joint_solver
-from arcsolve.inference.leave_one_out import CHECKS, leave_one_out
+from arcsolve.inference.leave_one_out import CHECKS, _Fold, _summary, leave_one_out
 from arcsolve.inference.recall import Recall, k_means
 from arcsolve.inference.settings import Settings
+from arcsolve.inference.solution import LeftOut
 from arcsolve.inference.solver import Solver
 from arcsolve.inference.voting import plausible, vote
 from arcsolve.network.weights import Weights, load_weights, save_weights
@@ -130,6 +132,14 @@ def test_leave_one_out_knows_nothing_of_what_it_left_out(weights: Weights) -> No
     assert (found.reproduced, found.tried) == (2, 2)
     assert [step for step, *_ in found.curve] == [2, 4, 6, 8]
     assert found.steps == max(found.curve, key=lambda check: (check[2], check[0]))[0]
+    lie = (Pair(pairs[0].input, grid([9])), *pairs[1:])
+    _, other = leave_one_out(weights, lie, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
+    for name, tensor in networks[0].tensors.items():
+        np.testing.assert_array_equal(tensor, other[0].tensors[name], err_msg="it learned from what it left out")
+    assert any((networks[1].tensors[n] != other[1].tensors[n]).any() for n in other[1].tensors)
+    known.clear()
+    started.clear()
+    leave_one_out(weights, pairs, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
     assert len(known) == 2 * CHECKS and started == [pairs[1:], (pairs[0], pairs[2])]
     nothing, _ = leave_one_out(weights, pairs[:1], AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
     assert nothing.tried == 0 and nothing.steps is None
@@ -137,6 +147,32 @@ def test_leave_one_out_knows_nothing_of_what_it_left_out(weights: Weights) -> No
         weights, pairs, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU, out_of_time=lambda: True
     )
     assert late.tried == 0
+
+
+def test_the_steps_are_those_at_which_most_views_are_right_and_none_chooses_its_own() -> None:
+    def fold(*checks: tuple[float, bool]) -> _Fold:
+        return _Fold([(0.5, share, right) for share, right in checks])
+
+    one = fold((0.0, False), (1.0, True), (0.5, False))
+    two = fold((0.0, False), (0.5, True), (1.0, True))
+    three = fold((0.0, False), (1.0, True), (0.0, False))
+    found = _summary([one, two, three], [10, 20, 30])
+    assert found.steps == 20 and [share for *_, share in found.curve] == pytest.approx([0, 2.5 / 3, 0.5])
+    # Best without the first: 20; without the second: 20; without the third: 20 and 30, so the latest.
+    assert (found.reproduced, found.tried) == (2, 3)
+    alone = _summary([one], [10, 20, 30])
+    assert alone.steps == 20 and alone.reproduced == 0, "with no others, what counts is the last check"
+
+
+def test_the_answer_is_made_with_the_steps_that_leave_one_out_chose(
+    solver: Solver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = load_task(PUZZLE)
+    monkeypatch.setattr(solver_module, "leave_one_out", lambda *a, **k: (LeftOut(1, 3, 2), ()))
+    solution = solver.solve(task, Settings(views=1, adapt=AdaptSettings(steps=4)))
+    assert solution.adapt_steps == 2 and not solution.truncated
+    unchanged = solver.solve(task, Settings(views=1, adapt=AdaptSettings(steps=0)))
+    assert unchanged.adapt_steps == 0 and not unchanged.truncated and unchanged.left_out.tried == 0
 
 
 def test_a_committee_lets_the_networks_of_leave_one_out_vote(solver: Solver) -> None:
@@ -205,6 +241,9 @@ def test_a_set_is_adapted_to_jointly_and_resumes(weights: Weights, solver: Solve
     again = adapt_jointly(weights, blinded, settings, tmp_path / "blind", **options)
     assert again is not None
     same_tensors(again, whole)
+    changed = replace(weights, sha256="0" * 64)
+    with pytest.raises(ArcsolveError, match="started from other weights"):
+        adapt_jointly(changed, tasks, settings, tmp_path / "whole", **options)
     other = tmp_path / "other.safetensors"
     save_weights(
         other, weights.config, weights.tasks, weights.network, weights.bank, weights.seen, {"protocol": "per-task"}

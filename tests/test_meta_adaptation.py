@@ -9,7 +9,7 @@ import torch
 from conftest import little_pack
 
 from arcsolve.training.objective import Objective, normal_from
-from arcsolve.training.presets import PRESETS
+from arcsolve.training.presets import PRESETS, gate_config
 from arcsolve.training.trainer import Trainer
 
 
@@ -26,17 +26,22 @@ def test_a_cycle_of_meta_adaptation_starts_the_next_rows_anew() -> None:
     trainer = Trainer(config, little_pack(), torch.device("cpu"))
     rows = trainer.bank.rows
     tasks = len(rows)
-    while trainer.counters.updates < 2:
-        trainer.update(0.1)
+    trainer.update(0.1)
+    with torch.no_grad():
+        rows[:] = torch.randn_like(rows) + torch.arange(tasks)[:, None, None]
+    trainer.update(0.1)  # the second update, after which a cycle is due
     before = rows.detach().clone()
+    assert before[:2].std(0).max() == 0 and before.std(0).min() > 0
     trainer.reset_rows()
     count = round(0.5 * tasks)
     torch.testing.assert_close(rows[:count], before.mean(0).expand(count, *before.shape[1:]))
     torch.testing.assert_close(rows[count:], before[count:])
     moments = trainer.optimizers[1].state[rows]
     assert moments["exp_avg"][:count].abs().max() == 0 and moments["exp_avg_sq"][:count].abs().max() == 0
-    assert [n for n in range(7) if config.resets_at(n, 0.1)] == [2, 4, 6]
-    assert not config.resets_at(2, 1 - config.decay)
+    assert [n for n in range(1, 7) if config.resets_at(n - 1, n, 0.1)] == [2, 4, 6]
+    assert config.resets_at(1, 4, 0.1), "an update after each supervision step jumps over the boundary"
+    assert not config.resets_at(1, 2, 1 - config.decay)
+    assert gate_config(0, "all").reset is None, "the gate runs with everything optional off"
 
 
 def test_noise_on_the_latents_is_drawn_for_each_presentation_and_their_kl_is_paid() -> None:

@@ -190,13 +190,14 @@ class Session:
         report = lambda row: self.say(json.dumps(row))  # noqa: E731
         done = run(trainer, budget, folder=self.folder, every=120.0, report=report, warn=self.say, stopped=_clock(here))
         weights = self.folder / checkpoint.WEIGHTS
-        if final or done:
-            self.facts["development"] = _score(weights, self.options.carry / TASKS, self.device, self.plan.score)
-            self.say(json.dumps(self.facts["development"]))
+        # Before anything else can go wrong: what was trained is what must come back.
         shards(weights, self.results)
         log = self.folder / checkpoint.LOG
         if log.exists():
             (self.results / log.name).write_bytes(log.read_bytes())
+        if final or done:
+            self.facts["development"] = score(weights, self.options.carry / TASKS, self.device, self.plan.score)
+            self.say(json.dumps(self.facts["development"]))
         (self.results / "plan.json").write_text(json.dumps(self.facts, indent=1))
         self.say("the plan is done" if final or done else "the plan goes on: make the next call at once")
 
@@ -241,20 +242,22 @@ def _clock(seconds: float) -> Any:
     return lambda: time.monotonic() > until
 
 
-def _score(weights: Path, tasks: Path, device: Any, seconds: float) -> dict[str, Any]:
+def score(weights: Path, tasks: Path, device: Any, seconds: float) -> dict[str, Any]:
     """Development on as many of the tasks as the time allows, spread evenly over them: one task in each round."""
     from arcsolve.arc.dataset import load_tasks
-    from arcsolve.inference.evaluation import hits
+    from arcsolve.inference.adaptation import AdaptSettings
+    from arcsolve.inference.evaluation import Outcome, blind
     from arcsolve.inference.settings import Settings
     from arcsolve.inference.solver import Solver
 
     solver = Solver.from_weights(weights, backend="torch", device=str(device))
     known = [task for task in load_tasks(str(tasks)) if solver.trained_row(task) is not None]
+    settings = Settings(views=16, leave_one_out=0, adapt=AdaptSettings(steps=0))
     out_of_time, right, outputs = _clock(0.9 * seconds), 0, 0
     for number in range(len(known)):
         # A step coprime to the count visits every task once, and any first part of the way is spread evenly.
         task = known[number * 97 % len(known)] if len(known) % 97 else known[number]
-        found = hits(task, solver.recall(task, Settings(views=16)))
+        found = Outcome.of(task, solver.solve(blind(task), settings)).right
         right, outputs = right + sum(found), outputs + len(found)
         if out_of_time():
             break

@@ -13,6 +13,9 @@ from arcsolve.arc.dataset import TaskSet
 from arcsolve.arc.submission import Attempts, validate_submission
 from arcsolve.errors import ArcsolveError
 
+BOOTSTRAP = 4_000
+"""Samples behind a confidence interval."""
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -77,24 +80,18 @@ def score(answers: Mapping[str, Sequence[Attempts]], tasks: TaskSet) -> Score:
 
 def _rate(hits: list[NDArray[np.bool_]]) -> Rate:
     right, outputs = np.array([h.sum() for h in hits]), np.array([len(h) for h in hits])
-    drawn = resample(len(hits))
+    rng = np.random.default_rng(0)
+    by_output, by_task = [], []
+    # The bootstrap (Efron, 1979) over tasks, not outputs, since the outputs of one task stand or fall together.
+    for _ in range(BOOTSTRAP):
+        drawn = rng.integers(len(hits), size=len(hits))
+        by_output.append(right[drawn].sum() / outputs[drawn].sum())
+        by_task.append((right[drawn] / outputs[drawn]).mean())
     return Rate(
-        float(right.sum() / outputs.sum()),
-        float((right / outputs).mean()),
-        interval(right[drawn].sum(1) / outputs[drawn].sum(1)),
-        interval((right / outputs)[drawn].mean(1)),
+        float(right.sum() / outputs.sum()), float((right / outputs).mean()), _interval(by_output), _interval(by_task)
     )
 
 
-def resample(tasks: int) -> NDArray[np.int64]:
-    """Bootstrap samples (Efron, 1979) of so many tasks, the same every time: integers [4,000, tasks].
-
-    Tasks are drawn, not outputs, since the outputs of one task stand or fall together.
-    """
-    return np.random.default_rng(0).integers(tasks, size=(4_000, tasks))
-
-
-def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The central 95% of bootstrap values."""
+def _interval(values: list[float]) -> tuple[float, float]:
     low, high = np.quantile(values, (0.025, 0.975))
     return float(low), float(high)

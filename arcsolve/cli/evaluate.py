@@ -81,20 +81,20 @@ def evaluate(
     if chosen.protocol == "joint":
         joint = JointSettings() if joint_presentations is None else JointSettings(presentations=joint_presentations)
         # The rows were fitted together already; adapting to each task once more is asked for by name.
-        if options["adapt_steps"] is None:
-            settings = replace(settings, adapt=replace(settings.adapt, steps=0))
+        steps = options["adapt_steps"] or 0
+        settings = replace(settings, adapt=replace(settings.adapt, steps=steps), recall=False, leave_one_out=0)
     elif chosen.protocol == "development":
         settings = replace(settings, adapt=replace(settings.adapt, steps=0), leave_one_out=0)
-    how = None if joint is None else asdict(joint)
+    made_with = results.made_with(solver, settings, asdict(joint) if joint else None)
     path = None if output is None else output / results.RESULTS
-    done = results.read_results(path, solver, chosen, settings, how) if path is not None else {}
+    done = results.read_results(path, solver, chosen, made_with) if path is not None else {}
     with ExitStack() as stack:
         runs = solver
         if joint is not None and len(done) < len(chosen.tasks):
             folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             runs = adapt_to_set(solver, chosen.tasks, joint, folder / "joint", settings.seed, options["backend"])
-        result = _solve(runs, chosen, settings, done, path, how)
-    facts = _facts(result, chosen, solver, settings, joint)
+        result = _solve(runs, chosen, settings, done, path, made_with)
+    facts = _facts(result, chosen, solver, settings, joint, made_with)
     if output is not None:
         from arcsolve.render.report import write_report
 
@@ -160,7 +160,7 @@ def _solve(
     settings: Settings,
     done: dict[str, Outcome],
     path: Path | None,
-    joint: dict[str, Any] | None,
+    made_with: dict[str, Any],
 ) -> Evaluation:
     """Solve what is not done; a line on standard error for each task."""
     from arcsolve.arc.task import Task
@@ -177,7 +177,7 @@ def _solve(
     def finished(task: Task, solution: Solution, outcome: Outcome) -> None:
         nonlocal right, outputs, spent_work
         if path is not None:
-            results.append(path, results.line_of(task, solution, settings, joint))
+            results.append(path, results.line_of(task, solution, made_with))
         right += sum(outcome.right)
         outputs += len(outcome.right)
         spent_work += work[task.id]
@@ -194,7 +194,12 @@ def _solve(
 
 
 def _facts(
-    result: Evaluation, chosen: Figure, solver: Solver, settings: Settings, joint: JointSettings | None
+    result: Evaluation,
+    chosen: Figure,
+    solver: Solver,
+    settings: Settings,
+    joint: JointSettings | None,
+    made_with: dict[str, Any],
 ) -> dict[str, Any]:
     from arcsolve.inference.sampler import effective_samples
 
@@ -216,6 +221,7 @@ def _facts(
         "leave_one_out": settings.leave_one_out,
         "joint_presentations": joint.presentations if joint else 0,
         "seed": settings.seed,
+        "settings": made_with,
         "tasks": score["tasks"],
         "test_outputs": score["test_outputs"],
         "pass_at_1": score["pass_at_1"],

@@ -62,7 +62,10 @@ class AdaptSettings:
 
 @dataclass(frozen=True, eq=False)
 class Adapted:
-    """What adaptation gives: the task's latents [P, C], changed parameters by name, steps done, whether time cut in."""
+    """What adaptation gives: latents [P, C], changed parameters by name, steps done, whether it ended early.
+
+    It ends early when time is up, or where the loss is no number; then everything is as it was before.
+    """
 
     latents: Array
     tensors: dict[str, NDArray[np.float32]]
@@ -232,7 +235,7 @@ def adapt(
         losses = refinement.step()
         if not torch.isfinite(losses.total):
             # Nothing that was learned on the way here can be trusted.
-            return Adapted(start, {}, refinement.done, truncated=True)
+            return Adapted(start, {}, 0, truncated=True)
         exact += (float(losses.exact.float().mean()) - exact) / min(refinement.done, 8)
         progress(refinement.done, steps, exact)
     return refinement.result()

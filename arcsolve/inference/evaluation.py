@@ -59,6 +59,8 @@ def figure(name: str, solver: Solver, protocol: str = "per-task") -> Figure:
         ids = set(split("meta_dev"))
         chosen = TaskSet(name, tuple(task for task in load_tasks(TRAINING_SETS[0]) if task.id in ids))
     elif name == "development":
+        if protocol != "per-task":
+            raise ArcsolveError(f"development is solved from trained rows: --protocol {protocol} does not go with it")
         return Figure(name, "development", TaskSet(name, _trained(solver)))
     elif name in OFFICIAL or Path(name).exists():
         chosen = load_tasks(name)

@@ -78,8 +78,8 @@ def adapt_jointly(
 ) -> Path | None:
     """Adapt to the demonstrations of all tasks at once; test pairs are never looked at.
 
-    Memory grows by a task's cells and a few copies of its row. The run is a training run: it can be killed at any time,
-    and the same call goes on where it stopped.
+    Memory grows by a task's cells and some thirteen copies of its row. The run is a training run: it can be killed at
+    any time, and the same call goes on where it stopped.
 
     Args:
         folder: where its checkpoints and the adapted weights go.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from arcsolve.arc.grid import Grid
 from arcsolve.arc.task import Pair
@@ -42,8 +43,8 @@ def leave_one_out(
 ) -> tuple[LeftOut, tuple[Adapted, ...]]:
     """Refine on all demonstrations but one, for each in turn, watching the one left out.
 
-    A fold that time cuts short is not counted. How many steps are best is one decision over all folds: chosen for each
-    by its own left-out demonstration, it would flatter them.
+    A fold that time cuts short is not counted. Whether a demonstration is reproduced is read off where the *other* ones
+    came out best.
 
     Args:
         settings: what the task itself is refined with.
@@ -57,8 +58,6 @@ def leave_one_out(
     """
     folds: list[_Fold] = []
     networks: list[Adapted] = []
-    if not settings.steps:
-        return LeftOut(), ()
     checks = sorted({max(1, round(settings.steps * (k + 1) / CHECKS)) for k in range(CHECKS)})
     for fold, left_out in enumerate(demonstrations[:most] if len(demonstrations) > 1 else ()):
         others = demonstrations[:fold] + demonstrations[fold + 1 :]
@@ -92,11 +91,20 @@ def _summary(folds: list[_Fold], steps: list[int]) -> LeftOut:
     # An output too large for its canvas costs infinitely many nats at any step.
     fitting = [[nats for nats, *_ in fold.checks] for fold in folds if math.isfinite(fold.checks[0][0])]
     nats = np.mean(fitting, axis=0) if fitting else np.full(len(steps), np.inf)
-    shares = np.mean([[share for _, share, _ in fold.checks] for fold in folds], axis=0)
-    best = len(steps) - 1 - int(shares[::-1].argmax())
-    return LeftOut(
-        reproduced=sum(fold.checks[best][2] for fold in folds),
-        tried=len(folds),
-        steps=steps[best],
-        curve=tuple((step, float(a), float(b)) for step, a, b in zip(steps, nats, shares, strict=True)),
+    shares = np.array([[share for _, share, _ in fold.checks] for fold in folds])
+    # A demonstration that chose its own check would flatter itself: for each, the others choose.
+    reproduced = sum(
+        fold.checks[_latest_best(np.delete(shares, number, axis=0))][2] for number, fold in enumerate(folds)
     )
+    return LeftOut(
+        reproduced=reproduced,
+        tried=len(folds),
+        steps=steps[_latest_best(shares)],
+        curve=tuple((step, float(a), float(b)) for step, a, b in zip(steps, nats, shares.mean(axis=0), strict=True)),
+    )
+
+
+def _latest_best(shares: NDArray[np.float64]) -> int:
+    """The check [folds, checks] with the largest sum, of equals the latest; the last one where there are no folds."""
+    total = shares.sum(axis=0)
+    return len(total) - 1 - int(total[::-1].argmax())

@@ -59,31 +59,29 @@ class Recall:
         self.device = device
         rows = weights.bank.reshape(len(weights.bank), -1)
         self.mean: Array = weights.bank.mean(axis=0)
-        self.centroids, self.cluster = k_means(rows, min(CENTROIDS, len(rows)), np.random.default_rng(0))
+        self.centroids, _ = k_means(rows, min(CENTROIDS, len(rows)), np.random.default_rng(0))
         self.network = build_network(weights.config, weights.network).to(device).requires_grad_(False)
 
-    def start(self, demonstrations: tuple[Pair, ...], *, without: str | None = None) -> Recalled:
-        """The latents that explain the demonstrations best: the mean, a centre, or a row near the best centre.
-
-        Args:
-            without: a task whose own row may not be used.
-        """
+    def start(self, demonstrations: tuple[Pair, ...]) -> Recalled:
+        """The latents that explain the demonstrations best: the mean, a centre, or a row near the best centre."""
         shape = self.mean.shape
         centres = self.centroids.reshape(-1, *shape)
         mean_nats, *centre_nats = self.nats(np.concatenate([self.mean[None], centres]), demonstrations)
         best = int(np.argmin(centre_nats))
         rows = self.weights.bank.reshape(len(self.weights.bank), -1)
         order = np.argsort(((rows - self.centroids[best]) ** 2).sum(axis=1), kind="stable")
-        near = [int(i) for i in order if self.weights.tasks[i] != without][:NEIGHBOURS]
-        near_nats = self.nats(self.weights.bank[near], demonstrations) if near else []
+        near = order[:NEIGHBOURS]
+        near_nats = self.nats(self.weights.bank[near], demonstrations)
         nearest = sorted(
             (Neighbour(self.weights.tasks[i], nats) for i, nats in zip(near, near_nats, strict=True)),
             key=lambda one: (one.nats, one.task),
         )
-        found = [(mean_nats, "mean", self.mean), (centre_nats[best], "centroid", centres[best])]
-        if nearest:
-            row = self.weights.tasks.index(nearest[0].task)
-            found.append((nearest[0].nats, nearest[0].task, self.weights.bank[row]))
+        row = self.weights.tasks.index(nearest[0].task)
+        found = [
+            (mean_nats, "mean", self.mean),
+            (centre_nats[best], "centroid", centres[best]),
+            (nearest[0].nats, nearest[0].task, self.weights.bank[row]),
+        ]
         nats, source, latents = min(found, key=lambda one: one[0])
         return Recalled(latents.astype(np.float32), source, nats, mean_nats, tuple(nearest))
 

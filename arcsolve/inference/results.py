@@ -19,10 +19,15 @@ from arcsolve.inference.solver import Solver
 RESULTS = "results.jsonl"
 
 
-def line_of(task: Task, solution: Solution, settings: Settings, joint: dict[str, Any] | None) -> dict[str, Any]:
-    """A line of the results file: the solution, and the task's content and the settings that it stands for."""
-    made_with = {**asdict(settings), "joint": joint}
-    return {"id": task.id, "task_hash": task.hash, "settings": made_with, "solution": solution.to_json()}
+def made_with(solver: Solver, settings: Settings, joint: dict[str, Any] | None) -> dict[str, Any]:
+    """What two lines of a results file must agree on, beside weights and protocol, as JSON has it."""
+    value: dict[str, Any] = json.loads(json.dumps({**asdict(settings), "joint": joint, "backend": solver.backend.name}))
+    return value
+
+
+def line_of(task: Task, solution: Solution, settings: dict[str, Any]) -> dict[str, Any]:
+    """A line of the results file: the solution, the task's content, and what :func:`made_with` gives."""
+    return {"id": task.id, "task_hash": task.hash, "settings": settings, "solution": solution.to_json()}
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
@@ -40,9 +45,7 @@ def append(path: Path, line: dict[str, Any]) -> None:
         raise ArcsolveError(f"{path}: cannot be written ({error.strerror}); the lines before stand") from error
 
 
-def read_results(
-    path: Path, solver: Solver, chosen: Figure, settings: Settings, joint: dict[str, Any] | None
-) -> dict[str, Outcome]:
+def read_results(path: Path, solver: Solver, chosen: Figure, settings: dict[str, Any]) -> dict[str, Outcome]:
     """Outcomes of an earlier run's results file; a last line that a kill cut short is dropped from the file.
 
     Raises:
@@ -50,22 +53,24 @@ def read_results(
     """
     done: dict[str, Outcome] = {}
     known = {task.id: task for task in chosen.tasks}
-    wanted = json.loads(json.dumps({**asdict(settings), "joint": joint}))
     for number, text in enumerate(whole_lines(path), 1):
         where = f"{path}: line {number}"
         try:
             value = json.loads(text)
             task = known.get(value["id"])
             solution = Solution.from_json(value["solution"], where)
-            same = value["settings"] == wanted
+            same = value["settings"] == settings
             listed = task is not None and task.hash == value["task_hash"]
-        except (KeyError, TypeError, ValueError) as error:
+            outcome = Outcome.of(task, solution) if task is not None and listed else None
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise FormatError(f"{where}: not a result of `arcsolve eval` ({error})") from error
         if not same or (solution.weights_sha256, solution.protocol) != (solver.weights.sha256, chosen.protocol):
-            raise ArcsolveError(f"{where}: made with other weights, settings or protocol; choose another folder")
-        if task is None or not listed:
+            raise ArcsolveError(
+                f"{where}: made with other weights, settings, backend or protocol; choose another folder"
+            )
+        if outcome is None:
             raise ArcsolveError(f"{where}: task {solution.task} is not in {chosen.tasks.name}; choose another folder")
-        done[task.id] = Outcome.of(task, solution)
+        done[solution.task] = outcome
     return done
 
 

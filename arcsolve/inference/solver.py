@@ -170,7 +170,7 @@ class Solver:
         if row is not None:
             return Recalled(row, task.id)
         if not settings.recall:
-            return Recalled(self.recall.mean, "mean")
+            return Recalled(self.weights.bank.mean(axis=0), "mean")
         return self.recall.start(task.train)
 
     def _refine(
@@ -224,8 +224,8 @@ class Solver:
     def _leave_one_out(
         self, task: Task, settings: Settings, clock: Clock, listener: Listener
     ) -> tuple[LeftOut, tuple[Adapted, ...]]:
-        """A row that was trained on the demonstrations knows them all, so none of them can be left out of it."""
-        if not settings.leave_one_out or task.id in self.rows:
+        """Not where training or joint adaptation knows the demonstrations: none of them can be left out of that."""
+        if not settings.leave_one_out or not settings.adapt.steps or task.id in self.rows or self.seen(task):
             return LeftOut(), ()
         few = replace(settings, views=min(LEFT_OUT_VIEWS, settings.views), samples=1)
         deadline = clock.share(LEAVE_ONE_OUT_SHARE)
@@ -251,7 +251,8 @@ class Solver:
             out_of_time=lambda: deadline is not None and time.monotonic() > deadline,
             progress=show,
         )
-        clock.truncated |= left_out.tried < min(settings.leave_one_out, len(task.train)) and len(task.train) > 1
+        wanted = min(settings.leave_one_out, len(task.train)) if len(task.train) > 1 else 0
+        clock.truncated |= deadline is not None and left_out.tried < wanted
         return left_out, networks
 
 

@@ -137,7 +137,9 @@ def measure(
     demonstrations = flatten(
         {t.id: [(p.input, p.output, False) for p in t.train if p.output is not None] for t in proxy.meta_dev}
     )
-    adapting = replace(config.at_full_ramps(), hint_share=0.0, warmup=0.0, decay=0.5, ema=0.98)
+    # What an arm changes for training's sake has no place in the fit that it is judged by.
+    plain = replace(config.at_full_ramps(), hint_share=0.0, latent_noise=0.0, latent_kl=0.0, reset=None)
+    adapting = replace(plain, warmup=0.0, decay=0.5, ema=0.98)
     adapter = kind(adapting, demonstrations, CPU, trained)
     run(adapter, Budget(updates=adapt_updates))
     figures = {

@@ -130,6 +130,7 @@ def header(solver: Solver, base: Settings, joint_presentations: int, data: str) 
     """What every line of a results file must agree on."""
     return {
         "weights_sha256": solver.weights.sha256,
+        "backend": solver.backend.name,
         "data_sha256": data,
         "joint_presentations": joint_presentations,
         "settings": json.loads(json.dumps(asdict(base))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,8 +41,9 @@ def table(facts: dict[str, Any], tasks: TaskSet, outcomes: Mapping[str, Outcome]
         shares = (f"{rate[key]:.2%} ({rate[f'{key}_95'][0]:.1%} to {rate[f'{key}_95'][1]:.1%})" for key in KINDS)
         lines.append(f"| {name.replace('_at_', '@')} | {' | '.join(shares)} |")
     lines += ["", "| | |", "|---|---|"]
-    shown = ("pass_at_1", "pass_at_2", "seconds_per_task")
+    shown = ("pass_at_1", "pass_at_2", "seconds_per_task", "settings")
     lines += [f"| {name} | {value} |" for name, value in facts.items() if name not in shown]
+    lines += [f"| settings: {name} | {value} |" for name, value in facts["settings"].items()]
     lines += [f"| seconds per task: {name} | {value:.2f} |" for name, value in facts["seconds_per_task"].items()]
     lines += ["", "| task | right | of | left out: reproduced | of | votes of attempt 1 | start | seconds |"]
     lines.append("|---|---|---|---|---|---|---|---|")
@@ -76,4 +78,6 @@ def plot(path: Path, facts: dict[str, Any], seconds: list[float], share: list[fl
     axes.set_ylim(0)
     axes.set_xlim(0)
     axes.grid(alpha=0.3)
-    figure.savefig(path, metadata={"Date": None})
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    replace_file(path, text.getvalue())

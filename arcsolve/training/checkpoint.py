@@ -16,7 +16,7 @@ from arcsolve.training.trainer import Counters, Trainer
 
 STATE, PREVIOUS, WEIGHTS, LOG = "state.pt", "state.previous.pt", "weights.safetensors", "log.jsonl"
 
-_KEYS = frozenset("config pack counters slowed depth learned device host generator pool".split())
+_KEYS = frozenset("config pack initial counters slowed depth learned device host generator pool".split())
 
 
 def learned(trainer: Trainer) -> dict[str, Any]:
@@ -48,6 +48,7 @@ def save(trainer: Trainer, folder: Path) -> None:
     state = {
         "config": json.dumps(trainer.config.to_json()),
         "pack": trainer.pack.hash,
+        "initial": trainer.initial.sha256 if trainer.initial else None,
         "counters": asdict(trainer.counters),
         "slowed": trainer.slowed,
         "depth": trainer.depth,
@@ -82,7 +83,7 @@ def load(trainer: Trainer, folder: Path, warn: Callable[[str], None] = lambda li
     come are new ones, since their generators have nothing in common.
 
     Raises:
-        ArcsolveError: no checkpoint is readable, or it belongs to other settings or data.
+        ArcsolveError: no checkpoint is readable, or it belongs to other settings, data or weights to start from.
     """
     try:
         state, path = _read(folder / STATE, trainer.device), folder / STATE
@@ -96,6 +97,8 @@ def load(trainer: Trainer, folder: Path, warn: Callable[[str], None] = lambda li
         raise ArcsolveError(f"{path}: made with other settings; use a new folder, or the same preset and options")
     if state["pack"] != trainer.pack.hash:
         raise ArcsolveError(f"{path}: made with another data pack")
+    if state["initial"] != (trainer.initial.sha256 if trainer.initial else None):
+        raise ArcsolveError(f"{path}: started from other weights; use a new folder")
     trainer.counters = Counters(**state["counters"])
     trainer.slowed, trainer.depth = state["slowed"], tuple(state["depth"])
     set_learned(trainer, state["learned"])

@@ -88,9 +88,9 @@ class TrainConfig:
         """Inner steps ``n`` and supervision steps ``N`` at this share of the budget."""
         return [(inner, steps) for start, inner, steps in self.depth if start <= progress][-1]
 
-    def resets_at(self, updates: int, progress: float) -> bool:
-        """Whether a meta-adaptation cycle begins after so many updates, at this share of the budget."""
-        due = self.reset is not None and updates > 0 and updates % self.reset[0] == 0
+    def resets_at(self, before: int, updates: int, progress: float) -> bool:
+        """Whether a meta-adaptation cycle begins between these numbers of updates, at this share of the budget."""
+        due = self.reset is not None and before // self.reset[0] < updates // self.reset[0]
         return due and progress < 1 - self.decay
 
     def rate(self, progress: float) -> float:
@@ -190,6 +190,7 @@ def gate_config(seed: int, views: str, **switches: Any) -> TrainConfig:
         views=((0.0, views),),
         depth=((0.0, 1, 1),),
         latent_rate=3e-2,
+        reset=None,
         decay=0.25,
         compile=False,
         seed=seed,

@@ -127,15 +127,23 @@ class Trainer:
         tensors: dict[str, Tensor] = {NETWORK + n: p for n, p in self.network.named_parameters()}
         return tensors | {BANK: self.bank.rows}
 
+    @property
+    def protocol(self) -> str:
+        """What these pairs make of the weights, or what the weights that it started from were already."""
+        if self.config.protocol != "per-task" or self.initial is None:
+            return self.config.protocol
+        return str(self.initial.training.get("protocol", "per-task"))
+
     def update(self, progress: float) -> Learned:
         """Learn from one batch: one optimizer update, or one after each supervision step where so configured."""
-        if self.config.resets_at(self.counters.updates, progress):
-            self.reset_rows()
+        before = self.counters.updates
         batch = self.draw(progress)
         for losses in self.learn(batch):
             self.apply(progress)
             learned = Learned(losses.nats, losses.exact)
         self.count(batch)
+        if self.config.resets_at(before, self.counters.updates, progress):
+            self.reset_rows()
         return learned
 
     @torch.no_grad()
@@ -217,7 +225,7 @@ class Trainer:
             bank,
             self.seen,
             {
-                "protocol": self.config.protocol,
+                "protocol": self.protocol,
                 "data_sha256": self.pack.hash,
                 "device": device_name(self.device),
                 "config": self.config.to_json(),
