@@ -157,7 +157,7 @@ def test_an_evaluation_names_all_that_its_score_depends_on_and_resumes(trained: 
     for key in value.keys() - {"seconds_per_task", "trajectories_per_second"}:
         assert again[key] == value[key], key
     other = arcsolve(*command, "--limit", "2", "-o", folder, "--adapt-steps", "3", check=False)
-    assert other.returncode == 1 and "made with other weights, settings or protocol" in other.stderr
+    assert other.returncode == 1 and "made with other weights, settings, backend or protocol" in other.stderr
 
 
 def test_a_joint_evaluation_adapts_once_and_goes_on_where_it_stopped(trained: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_joint_evaluation_adapts_once_and_goes_on_where_it_stopped(trained: Pa
     assert again.stderr.count("outputs right") == 1
     assert json.loads(again.stdout)["pass_at_2"] == value["pass_at_2"]
     other = arcsolve(*command, "--per-task", check=False)
-    assert other.returncode == 1 and "made with other weights, settings or protocol" in other.stderr
+    assert other.returncode == 1 and "made with other weights, settings, backend or protocol" in other.stderr
 
 
 def test_a_folder_of_tasks_is_a_figure_too(trained: Path, tmp_path: Path) -> None:
