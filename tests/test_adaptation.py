@@ -156,11 +156,13 @@ def test_the_steps_are_those_at_which_most_views_are_right_and_none_chooses_its_
     one = fold((0.0, False), (1.0, True), (0.5, False))
     two = fold((0.0, False), (0.5, True), (1.0, True))
     three = fold((0.0, False), (1.0, True), (0.0, False))
-    found = _summary([one, two, three], [10, 20, 30])
+    found = _summary([one, two, three], [10, 20, 30], True)
     assert found.steps == 20 and [share for *_, share in found.curve] == pytest.approx([0, 2.5 / 3, 0.5])
     # Best without the first: 20; without the second: 20; without the third: 20 and 30, so the latest.
     assert (found.reproduced, found.tried) == (2, 3)
-    alone = _summary([one], [10, 20, 30])
+    at_the_end = _summary([one, two, three], [10, 20, 30], False)
+    assert at_the_end.reproduced == 1, "an answer made with all steps is judged by what all steps reproduce"
+    alone = _summary([one], [10, 20, 30], True)
     assert alone.steps == 20 and alone.reproduced == 0, "with no others, what counts is the last check"
 
 
@@ -169,10 +171,22 @@ def test_the_answer_is_made_with_the_steps_that_leave_one_out_chose(
 ) -> None:
     task = load_task(PUZZLE)
     monkeypatch.setattr(solver_module, "leave_one_out", lambda *a, **k: (LeftOut(1, 3, 2), ()))
-    solution = solver.solve(task, Settings(views=1, adapt=AdaptSettings(steps=4)))
+    settings = Settings(views=1, adapt=AdaptSettings(steps=4), stop=True)
+    solution = solver.solve(task, settings)
     assert solution.adapt_steps == 2 and not solution.truncated
+    assert solver.solve(task, replace(settings, stop=False)).adapt_steps == 4
     unchanged = solver.solve(task, Settings(views=1, adapt=AdaptSettings(steps=0)))
     assert unchanged.adapt_steps == 0 and not unchanged.truncated and unchanged.left_out.tried == 0
+
+
+def test_fewer_large_demonstrations_are_left_out(solver: Solver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three refinements more on grids of 30x30 would take a first-time user past two minutes."""
+    asked: list[int] = []
+    monkeypatch.setattr(solver_module, "leave_one_out", lambda *a, most, **k: (asked.append(most), (LeftOut(), ()))[1])
+    for side in (10, 20, 30):
+        pair = Pair(np.ones((side, side), np.uint8), np.ones((side, side), np.uint8))
+        solver.prepare(Task("t", (pair,) * 4, ()), Settings(adapt=AdaptSettings(steps=1)))
+    assert asked == [3, 2, 1]
 
 
 def test_a_committee_lets_the_networks_of_leave_one_out_vote(solver: Solver) -> None:

@@ -56,8 +56,9 @@ _OPTIONS = (
         type=click.IntRange(0),
         default=3,
         show_default=True,
-        help="So many demonstrations at the most are left out in turn, to see if they are reproduced.",
+        help="So many demonstrations at the most (fewer large ones) are left out in turn: are they reproduced?",
     ),
+    click.option("--stop", is_flag=True, help="Refine only for as many steps as were best for what was left out."),
     click.option("--no-leave-one-out", "leave_one_out", flag_value=0, type=int, help="The same as --leave-one-out 0."),
 )
 
@@ -91,6 +92,7 @@ def make_solver(options: dict[str, Any], *, time_limit: float | None = None) -> 
         adapt=adapt,
         recall=options["recall"],
         leave_one_out=options["leave_one_out"],
+        stop=options["stop"],
         seed=options["seed"],
         time_limit=time_limit,
     )

@@ -36,6 +36,7 @@ def leave_one_out(
     answer: Callable[[Adapted, tuple[Pair, ...], Grid], Grid],
     *,
     most: int,
+    stop: bool = False,
     seed: int,
     device: torch.device,
     out_of_time: Callable[[], bool] = lambda: False,
@@ -43,14 +44,15 @@ def leave_one_out(
 ) -> tuple[LeftOut, tuple[Adapted, ...]]:
     """Refine on all demonstrations but one, for each in turn, watching the one left out.
 
-    A fold that time cuts short is not counted. Whether a demonstration is reproduced is read off where the *other* ones
-    came out best.
+    A fold that time cuts short is not counted. Whether a demonstration is reproduced is read off at the end or, with
+    ``stop``, where the *other* ones came out best.
 
     Args:
         settings: what the task itself is refined with.
         start: latents [P, C] to start from, given the demonstrations that are known.
         answer: an adapted network's answer to an input, given the demonstrations that it knows.
         most: demonstrations to leave out at the most, first ones first.
+        stop: whether the answer will be made with as many steps as were best here, or with all.
         progress: called with (fold, steps done, steps, (reproduced, tried) of the folds before).
 
     Returns:
@@ -63,7 +65,7 @@ def leave_one_out(
         others = demonstrations[:fold] + demonstrations[fold + 1 :]
         refinement = Refinement(weights, others, settings, start(others), seed=seed, device=device)
         watched = _Fold()
-        before = _summary(folds, checks)
+        before = _summary(folds, checks, stop)
         while refinement.done < settings.steps and not out_of_time():
             if not torch.isfinite(refinement.step().total):
                 break
@@ -77,10 +79,10 @@ def leave_one_out(
             break
         folds.append(watched)
         networks.append(refinement.result())
-    return _summary(folds, checks), tuple(networks)
+    return _summary(folds, checks, stop), tuple(networks)
 
 
-def _summary(folds: list[_Fold], steps: list[int]) -> LeftOut:
+def _summary(folds: list[_Fold], steps: list[int], stop: bool) -> LeftOut:
     """The check at which most views of the left-out demonstrations are right, of equals the latest.
 
     Not the one of least loss: refinement grows sure of itself, so the loss of what it gets wrong soon rises, while it
@@ -93,11 +95,9 @@ def _summary(folds: list[_Fold], steps: list[int]) -> LeftOut:
     nats = np.mean(fitting, axis=0) if fitting else np.full(len(steps), np.inf)
     shares = np.array([[share for _, share, _ in fold.checks] for fold in folds])
     # A demonstration that chose its own check would flatter itself: for each, the others choose.
-    reproduced = sum(
-        fold.checks[_latest_best(np.delete(shares, number, axis=0))][2] for number, fold in enumerate(folds)
-    )
+    chosen = [_latest_best(np.delete(shares, number, axis=0)) if stop else -1 for number in range(len(folds))]
     return LeftOut(
-        reproduced=reproduced,
+        reproduced=sum(fold.checks[check][2] for fold, check in zip(folds, chosen, strict=True)),
         tried=len(folds),
         steps=steps[_latest_best(shares)],
         curve=tuple((step, float(a), float(b)) for step, a, b in zip(steps, nats, shares.mean(axis=0), strict=True)),

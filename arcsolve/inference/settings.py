@@ -22,8 +22,9 @@ class Settings:
         noise: standard deviation of the noise in ``h``; ``None`` for what the weights were trained with.
         adapt: how to adapt.
         recall: whether to start from the trained latents that explain the demonstrations best, or from their mean.
-        leave_one_out: demonstrations to leave out in turn at the most, to see if they are reproduced and how many steps
-            are best; 0 for none.
+        leave_one_out: demonstrations to leave out in turn at the most, fewer on large canvases, to see if they are
+            reproduced; 0 for none.
+        stop: whether to refine for as many steps only as were best for the demonstrations left out.
         committee: whether the networks that leave-one-out refined vote too, each with as many views.
         seed: of every random draw.
         time_limit: seconds for the whole solve, a cap: hitting it is reported as ``truncated``.
@@ -36,6 +37,7 @@ class Settings:
     adapt: AdaptSettings = field(default_factory=AdaptSettings)
     recall: bool = True
     leave_one_out: int = 3
+    stop: bool = False
     committee: bool = False
     seed: int = 0
     time_limit: float | None = None

@@ -66,7 +66,7 @@ class LeftOut:
     """What leaving demonstrations out has shown.
 
     Attributes:
-        reproduced: of the demonstrations tried, those that came out right, each after the steps that the others chose.
+        reproduced: of the demonstrations tried, those that came out right.
         tried: demonstrations that were left out in turn; 0 where there was only one, or no time.
         steps: where most views of the left-out demonstrations were right; ``None`` where none was tried.
         curve: (steps, mean loss in nats a cell, mean share of views right) at each check.

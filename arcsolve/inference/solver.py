@@ -32,6 +32,9 @@ from arcsolve.views import random_views
 LEAVE_ONE_OUT_SHARE, ADAPT_SHARE = 0.5, 0.8
 """Shares of a time limit that are spent when leaving demonstrations out, and then refinement, has to end."""
 
+LEFT_OUT_CELLS = 1_000
+"""Cells of the largest canvas times demonstrations left out, at the most (but one): the rest of two minutes."""
+
 LEFT_OUT_VIEWS = 8
 """Views by which a left-out demonstration is solved: enough to see whether it is reproduced."""
 
@@ -183,7 +186,7 @@ class Solver:
             task.train,
             how,
             latents,
-            stop=left_out.steps,
+            stop=left_out.steps if settings.stop else None,
             seed=settings.seed,
             device=self.device,
             deadline=clock.share(ADAPT_SHARE),
@@ -227,6 +230,8 @@ class Solver:
         """Not where training or joint adaptation knows the demonstrations: none of them can be left out of that."""
         if not settings.leave_one_out or not settings.adapt.steps or task.id in self.rows or self.seen(task):
             return LeftOut(), ()
+        largest = max(h * w for h, w in (canvas_size(task.train, pair.input) for pair in task.train))
+        most = min(settings.leave_one_out, max(1, LEFT_OUT_CELLS // largest))
         few = replace(settings, views=min(LEFT_OUT_VIEWS, settings.views), samples=1)
         deadline = clock.share(LEAVE_ONE_OUT_SHARE)
 
@@ -245,13 +250,14 @@ class Solver:
             settings.adapt,
             lambda known: self._start(replace(task, train=known), settings).latents,
             answer,
-            most=settings.leave_one_out,
+            most=most,
+            stop=settings.stop,
             seed=settings.seed,
             device=self.device,
             out_of_time=lambda: deadline is not None and time.monotonic() > deadline,
             progress=show,
         )
-        wanted = min(settings.leave_one_out, len(task.train)) if len(task.train) > 1 else 0
+        wanted = min(most, len(task.train)) if len(task.train) > 1 else 0
         clock.truncated |= deadline is not None and left_out.tried < wanted
         return left_out, networks
 
