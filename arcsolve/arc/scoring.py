@@ -95,3 +95,8 @@ def _rate(hits: list[NDArray[np.bool_]]) -> Rate:
 def _interval(values: list[float]) -> tuple[float, float]:
     low, high = np.quantile(values, (0.025, 0.975))
     return float(low), float(high)
+
+
+def percent(value: float, interval: tuple[float, float]) -> str:
+    """A share with its 95% confidence interval, as tables show it."""
+    return f"{value:.2%} ({interval[0]:.1%} to {interval[1]:.1%})"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcsolve.cli.console import Consoles, color_option
-from arcsolve.cli.options import solver_options
+from arcsolve.cli.options import set_options, solver_options
 
 if TYPE_CHECKING:
     from arcsolve.arc.dataset import TaskSet
@@ -41,13 +41,7 @@ STAGES = ("recall", "leave_one_out", "refine", "sample", "total")
 )
 @click.option("--joint", "protocol", flag_value="joint", help="The same as --protocol joint.")
 @click.option("--per-task", "protocol", flag_value="per-task", help="The same as --protocol per-task.")
-@click.option(
-    "--joint-presentations",
-    type=click.IntRange(1),
-    help="Presentations of each task in joint adaptation (default: 512).",
-)
-@click.option("--limit", type=click.IntRange(1), help="A fixed subset of so many tasks, stratified by size, by --seed.")
-@click.option("--max-side", type=click.IntRange(1, 30), help="Only tasks whose known grids have no longer side.")
+@set_options
 @click.option(
     "-o",
     "--output",
@@ -68,9 +62,8 @@ def evaluate(
     consoles: Consoles,
     **options: Any,
 ) -> None:
-    from arcsolve.cli.options import make_solver
+    from arcsolve.cli.options import joint_settings, make_solver
     from arcsolve.inference import evaluation, results
-    from arcsolve.inference.joint import JointSettings
 
     if output is not None:
         make_folder(output)
@@ -79,7 +72,7 @@ def evaluate(
     chosen = replace(chosen, tasks=evaluation.limited(chosen.tasks, limit, max_side, settings.seed))
     joint = None
     if chosen.protocol == "joint":
-        joint = JointSettings() if joint_presentations is None else JointSettings(presentations=joint_presentations)
+        joint = joint_settings(joint_presentations)
         # The rows were fitted together already; adapting to each task once more is asked for by name.
         steps = options["adapt_steps"] or 0
         settings = replace(settings, adapt=replace(settings.adapt, steps=steps), recall=False, leave_one_out=0)
@@ -172,7 +165,7 @@ def _solve(
     outputs = sum(len(outcome.right) for outcome in done.values())
     # Tasks differ in size by a hundred times, so what is left is estimated by their cells.
     work = {task.id: evaluation.cells(task) for task in chosen.tasks if task.id not in done}
-    spent_work = 0
+    all_work, spent_work = sum(work.values()), 0
 
     def finished(task: Task, solution: Solution, outcome: Outcome) -> None:
         nonlocal right, outputs, spent_work
@@ -182,7 +175,7 @@ def _solve(
         outputs += len(outcome.right)
         spent_work += work[task.id]
         spent = time.monotonic() - began
-        left = spent * (sum(work.values()) / spent_work - 1)
+        left = spent * (all_work / spent_work - 1)
         click.echo(
             f"{len(done)}/{total}  {task.id}  {right}/{outputs} outputs right  {spent:.0f} s, about {left:.0f} s left",
             err=True,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcsolve.cli.console import Consoles, color_option
-from arcsolve.cli.options import solver_options
+from arcsolve.cli.options import set_options, solver_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,6 +53,7 @@ def recipe(
     import torch
 
     from arcsolve.files import check_folder
+    from arcsolve.inference.results import append
     from arcsolve.lab import recipe as suite
     from arcsolve.lab.proxy import UPDATES, Proxy
     from arcsolve.training.pack import Pack
@@ -71,8 +72,7 @@ def recipe(
         nonlocal made
         made += 1
         if output is not None:
-            with output.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append(output, row)
         spent = time.monotonic() - began
         click.echo(
             f"{made}/{left}  {row['arm']} seed {row['seed']}  development {row['development_nats']:.3f} nats  "
@@ -97,11 +97,7 @@ def recipe(
 )
 @click.argument("arms", nargs=-1)
 @click.option("--figure", default="meta-dev", show_default=True, help="The tasks, as `arcsolve eval` names them.")
-@click.option("--limit", type=click.IntRange(1), help="A fixed subset of so many tasks, stratified by size, by --seed.")
-@click.option("--max-side", type=click.IntRange(1, 30), help="Only tasks whose known grids have no longer side.")
-@click.option(
-    "--joint-presentations", type=click.IntRange(1), help="Presentations of each task in joint adaptation (512)."
-)
+@set_options
 @click.option(
     "-o",
     "--output",
@@ -125,9 +121,8 @@ def stages(
 ) -> None:
     from arcsolve.arc.task import Task
     from arcsolve.cli.evaluate import adapt_to_set, make_folder
-    from arcsolve.cli.options import make_solver
+    from arcsolve.cli.options import joint_settings, make_solver
     from arcsolve.inference import evaluation, results
-    from arcsolve.inference.joint import JointSettings
     from arcsolve.lab import stages as suite
 
     names = suite.plan(arms)
@@ -135,7 +130,7 @@ def stages(
     solver, settings = make_solver(options)
     chosen = evaluation.figure(figure, solver)
     tasks = evaluation.limited(chosen.tasks, limit, max_side, settings.seed)
-    joint = JointSettings() if joint_presentations is None else JointSettings(presentations=joint_presentations)
+    joint = joint_settings(joint_presentations)
     head = suite.header(solver, settings, joint.presentations, tasks.hash)
     path = output / "stages.jsonl"
     done = suite.read(path, head)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from arcsolve.inference.joint import JointSettings
     from arcsolve.inference.settings import Settings
     from arcsolve.inference.solver import Solver
 
@@ -62,12 +63,40 @@ _OPTIONS = (
     click.option("--no-leave-one-out", "leave_one_out", flag_value=0, type=int, help="The same as --leave-one-out 0."),
 )
 
+_SET_OPTIONS = (
+    click.option(
+        "--limit", type=click.IntRange(1), help="A fixed subset of so many tasks, stratified by size, by --seed."
+    ),
+    click.option("--max-side", type=click.IntRange(1, 30), help="Only tasks whose known grids have no longer side."),
+    click.option(
+        "--joint-presentations",
+        type=click.IntRange(1),
+        help="Presentations of each task in joint adaptation (default: 512).",
+    ),
+)
+
 
 def solver_options(command: Command) -> Command:
-    """Decorator: adds the options; the command receives them by name."""
-    for option in reversed(_OPTIONS):
+    """Decorator: adds the options of a solver; the command receives them by name."""
+    return _add(_OPTIONS, command)
+
+
+def set_options(command: Command) -> Command:
+    """Decorator: adds the options of commands that solve a set; the command receives them by name."""
+    return _add(_SET_OPTIONS, command)
+
+
+def _add(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
+
+
+def joint_settings(presentations: int | None) -> JointSettings:
+    """How to adapt jointly; ``None`` for the default number of presentations."""
+    from arcsolve.inference.joint import JointSettings
+
+    return JointSettings() if presentations is None else JointSettings(presentations=presentations)
 
 
 def make_solver(options: dict[str, Any], *, time_limit: float | None = None) -> tuple[Solver, Settings]:

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from arcsolve.arc.dataset import load_tasks, one_line
-from arcsolve.arc.scoring import Score, score
+from arcsolve.arc.scoring import Score, percent, score
 from arcsolve.arc.submission import read_submission, validate_submission
 from arcsolve.cli.console import Consoles, color_option
 from arcsolve.cli.show import complete_source
@@ -45,8 +45,3 @@ def score_table(result: Score) -> Table:
     for name, rate in (("pass@1", result.pass_at_1), ("pass@2", result.pass_at_2)):
         table.add_row(name, percent(rate.by_output, rate.by_output_95), percent(rate.by_task, rate.by_task_95))
     return table
-
-
-def percent(value: float, interval: tuple[float, float]) -> str:
-    """A share with its 95% confidence interval."""
-    return f"{value:.2%} ({interval[0]:.1%} to {interval[1]:.1%})"

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from arcsolve.arc.dataset import OFFICIAL, TaskSet, load_tasks
-from arcsolve.arc.grid import Grid
 from arcsolve.arc.scoring import Score, score
 from arcsolve.arc.submission import Attempts
 from arcsolve.arc.task import Pair, Task
 from arcsolve.errors import ArcsolveError
 from arcsolve.inference.settings import Settings
-from arcsolve.inference.solution import Solution
+from arcsolve.inference.solution import Solution, TestSolution
 from arcsolve.inference.solver import Solver
 from arcsolve.training.guard import split
 
 TRAINING_SETS = ("arc-agi-1/training", "arc-agi-2/training")
-PROTOCOLS = ("per-task", "joint", "transductive")
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,6 @@ class Figure:
     name: str
     protocol: str
     tasks: TaskSet
-
-    @property
-    def adapts(self) -> bool:
-        """Whether tasks are solved by adaptation."""
-        return self.protocol != "development"
 
 
 def figure(name: str, solver: Solver, protocol: str = "per-task") -> Figure:
@@ -147,6 +141,26 @@ def spread(tasks: TaskSet) -> list[Task]:
     return [ordered[number] for number in reversed_numbers if number < len(ordered)]
 
 
+class Hits(NamedTuple):
+    """For each test output: hit by the first attempt, by either, among the candidates, and its size by the first."""
+
+    first: tuple[bool, ...]
+    either: tuple[bool, ...]
+    found: tuple[bool, ...]
+    sized: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, task: Task, tests: Sequence[TestSolution]) -> Hits:
+        """Compare answers with the task's test outputs, which must be known."""
+        rows = []
+        for pair, test in zip(task.test, tests, strict=True):
+            assert pair.output is not None
+            first, second = (np.array_equal(grid, pair.output) for grid in (test.attempt_1, test.attempt_2))
+            found = any(np.array_equal(candidate.grid, pair.output) for candidate in test.candidates)
+            rows.append((first, first or second, found, test.attempt_1.shape == pair.output.shape))
+        return cls(*zip(*rows, strict=True))
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What a figure needs of a solved task; its candidates stay in the results file, or 10,000 tasks would fill memory.
@@ -177,12 +191,12 @@ class Outcome:
     @classmethod
     def of(cls, task: Task, solution: Solution) -> Outcome:
         """Compare a solution with the task's test outputs, which must be known."""
-        pairs = list(zip(task.test, solution.test, strict=True))
+        hits = Hits.of(task, solution.test)
         return cls(
             attempts=tuple((test.attempt_1, test.attempt_2) for test in solution.test),
-            right=tuple(_equal(pair, test.attempt_1) or _equal(pair, test.attempt_2) for pair, test in pairs),
-            found=tuple(any(_equal(pair, candidate.grid) for candidate in test.candidates) for pair, test in pairs),
-            sized=tuple(pair.output is not None and test.attempt_1.shape == pair.output.shape for pair, test in pairs),
+            right=hits.either,
+            found=hits.found,
+            sized=hits.sized,
             votes=tuple(test.candidates[0].votes for test in solution.test),
             trajectories=sum(candidate.votes for test in solution.test for candidate in test.candidates),
             reproduced=solution.left_out.reproduced,
@@ -190,10 +204,6 @@ class Outcome:
             source=solution.recalled.source,
             seconds=solution.seconds,
         )
-
-
-def _equal(pair: Pair, grid: Grid) -> bool:
-    return pair.output is not None and np.array_equal(grid, pair.output)
 
 
 @dataclass(frozen=True)

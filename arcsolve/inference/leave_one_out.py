@@ -83,11 +83,6 @@ def leave_one_out(
 
 
 def _summary(folds: list[_Fold], steps: list[int], stop: bool) -> LeftOut:
-    """The check at which most views of the left-out demonstrations are right, of equals the latest.
-
-    Not the one of least loss: refinement grows sure of itself, so the loss of what it gets wrong soon rises, while it
-    still gets more and more right.
-    """
     if not folds:
         return LeftOut()
     # An output too large for its canvas costs infinitely many nats at any step.
@@ -105,6 +100,10 @@ def _summary(folds: list[_Fold], steps: list[int], stop: bool) -> LeftOut:
 
 
 def _latest_best(shares: NDArray[np.float64]) -> int:
-    """The check [folds, checks] with the largest sum, of equals the latest; the last one where there are no folds."""
+    """The check (of [folds, checks]) with most views right, of equals the latest; the last where there are no folds.
+
+    Not the one of least loss: refinement grows sure of itself, so the loss of what it gets wrong soon rises, while it
+    still gets more and more right.
+    """
     total = shares.sum(axis=0)
     return len(total) - 1 - int(total[::-1].argmax())

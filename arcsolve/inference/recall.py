@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from arcsolve.arc.grid import COLOURS
 from arcsolve.arc.task import Pair
 from arcsolve.inference.adaptation import pack_of
 from arcsolve.inference.backend import Array
@@ -99,21 +100,12 @@ class Recall:
         latents = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)).to(self.device)
         for pair in chosen:
             for dihedral, (height, width) in ((0, canvas[pair]), (4, canvas[pair][::-1])):
-                view = ViewDraw(torch.full((1,), dihedral, device=self.device), random_colours(1, generator))
-                one = store.batch(
-                    torch.full((1,), int(pair), device=self.device),
-                    view,
-                    int(height),
-                    int(width),
-                    torch.zeros(1, 2, device=self.device),
-                )
-                batch = one._replace(
-                    **{
-                        name: value.expand(len(rows), *value.shape[1:])
-                        for name, value in one._asdict().items()
-                        if value is not None
-                    }
-                )
+                # All rows see the same presentation.
+                colours = random_colours(1, generator).expand(len(rows), COLOURS)
+                view = ViewDraw(torch.full((len(rows),), dihedral, device=self.device), colours)
+                index = torch.full((len(rows),), int(pair), device=self.device)
+                corner = torch.zeros(len(rows), 2, device=self.device)
+                batch = store.batch(index, view, int(height), int(width), corner)
                 losses = objective(
                     self.network,
                     latents,

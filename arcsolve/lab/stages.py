@@ -10,14 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError, FormatError
-from arcsolve.inference.evaluation import blind
+from arcsolve.inference.evaluation import Hits, blind
 from arcsolve.inference.results import whole_lines
 from arcsolve.inference.settings import Settings
-from arcsolve.inference.solution import TestSolution
 from arcsolve.inference.solver import Prepared, Solver
 
 
@@ -112,18 +109,9 @@ def solve_arms(
         ready, seconds = prepared[arm.preparation]
         began = time.monotonic()
         tests = runs.answer(hidden, ready, settings)
-        found[name] = {**_hits(task, tests), "seconds": round(seconds + time.monotonic() - began, 2)}
+        hits = {figure: list(hit) for figure, hit in zip(FIGURES, Hits.of(task, tests), strict=True)}
+        found[name] = {**hits, "seconds": round(seconds + time.monotonic() - began, 2)}
     return found
-
-
-def _hits(task: Task, tests: Sequence[TestSolution]) -> dict[str, list[bool]]:
-    rows = []
-    for pair, test in zip(task.test, tests, strict=True):
-        assert pair.output is not None
-        first, second = (np.array_equal(grid, pair.output) for grid in (test.attempt_1, test.attempt_2))
-        oracle = any(np.array_equal(candidate.grid, pair.output) for candidate in test.candidates)
-        rows.append((first, first or second, oracle, test.attempt_1.shape == pair.output.shape))
-    return {name: list(values) for name, values in zip(FIGURES, zip(*rows, strict=True), strict=True)}
 
 
 def header(solver: Solver, base: Settings, joint_presentations: int, data: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from arcsolve.arc.dataset import TaskSet
+from arcsolve.arc.scoring import percent
 from arcsolve.files import replace_file
 from arcsolve.inference.evaluation import Outcome
 
@@ -38,7 +39,7 @@ def table(facts: dict[str, Any], tasks: TaskSet, outcomes: Mapping[str, Outcome]
     lines = [f"# {facts['data']}", "", "| | mean over test outputs (95%) | mean over tasks (95%) |", "|---|---|---|"]
     for name in ("pass_at_1", "pass_at_2"):
         rate = facts[name]
-        shares = (f"{rate[key]:.2%} ({rate[f'{key}_95'][0]:.1%} to {rate[f'{key}_95'][1]:.1%})" for key in KINDS)
+        shares = (percent(rate[kind], rate[f"{kind}_95"]) for kind in ("by_output", "by_task"))
         lines.append(f"| {name.replace('_at_', '@')} | {' | '.join(shares)} |")
     lines += ["", "| | |", "|---|---|"]
     shown = ("pass_at_1", "pass_at_2", "seconds_per_task", "settings")
@@ -53,9 +54,6 @@ def table(facts: dict[str, Any], tasks: TaskSet, outcomes: Mapping[str, Outcome]
         cells = (task.id, sum(one.right), len(one.right), one.reproduced, one.tried, votes, one.source)
         lines.append(f"| {' | '.join(map(str, cells))} | {one.seconds['total']:.1f} |")
     return "\n".join(lines) + "\n"
-
-
-KINDS = ("by_output", "by_task")
 
 
 def curve(tasks: TaskSet, outcomes: Mapping[str, Outcome]) -> tuple[list[float], list[float]]:
