@@ -137,10 +137,13 @@ def test_leave_one_out_knows_nothing_of_what_it_left_out(weights: Weights) -> No
     for name, tensor in networks[0].tensors.items():
         np.testing.assert_array_equal(tensor, other[0].tensors[name], err_msg="it learned from what it left out")
     assert any((networks[1].tensors[n] != other[1].tensors[n]).any() for n in other[1].tensors)
-    known.clear()
-    started.clear()
-    leave_one_out(weights, pairs, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
-    assert len(known) == 2 * CHECKS and started == [pairs[1:], (pairs[0], pairs[2])]
+    for stop, votes in ((False, 1), (True, CHECKS)):
+        known.clear()
+        started.clear()
+        leave_one_out(
+            weights, pairs, AdaptSettings(steps=8), start, answer, most=2, stop=stop, seed=0, device=CPU
+        )  # fmt: skip
+        assert len(known) == 2 * votes and started == [pairs[1:], (pairs[0], pairs[2])]
     nothing, _ = leave_one_out(weights, pairs[:1], AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
     assert nothing.tried == 0 and nothing.steps is None
     late, _ = leave_one_out(

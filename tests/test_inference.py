@@ -13,6 +13,7 @@ import torch
 from conftest import little_pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import load, save
 
 from arcsolve.arc.dataset import load_task
 from arcsolve.arc.task import Pair, Task
@@ -21,7 +22,7 @@ from arcsolve.errors import ArcsolveError, FormatError
 from arcsolve.inference import sampler
 from arcsolve.inference.adaptation import AdaptSettings, adapt
 from arcsolve.inference.backend import Inputs
-from arcsolve.inference.export import example_inputs, export
+from arcsolve.inference.export import INPUTS, example_inputs, export
 from arcsolve.inference.onnx_backend import OnnxBackend
 from arcsolve.inference.sampler import sample
 from arcsolve.inference.settings import Settings
@@ -248,6 +249,22 @@ def test_a_graph_beside_weights_that_were_written_since_is_refused(weights: Weig
     training = {**weights.training, "note": "later"}
     save_weights(path, weights.config, weights.tasks, weights.network, weights.bank, weights.seen, training)
     with pytest.raises(FormatError, match=r"weights\.onnx: belongs to other weights; make it anew"):
+        OnnxBackend(load_weights(path), "cpu")
+
+
+def test_a_graph_whose_tensors_cannot_be_replaced_is_refused(weights: Weights, tmp_path: Path) -> None:
+    """Such graphs were exported once; adapted tensors would have nowhere to go."""
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(weights.path.read_bytes())
+    model = load(weights.path.with_suffix(".onnx"), load_external_data=False)
+    inputs = [one for one in model.graph.input if one.name in INPUTS]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = path.name if entry.key == "location" else entry.value
+    save(model, path.with_suffix(".onnx"))
+    with pytest.raises(FormatError, match=r"weights\.onnx: of an older kind; make it anew with `arcsolve export"):
         OnnxBackend(load_weights(path), "cpu")
 
 

@@ -100,7 +100,7 @@ def export(path: Path) -> tuple[Path, float]:
 
 
 def _point_into(model: onnx.ModelProto, path: Path) -> None:
-    """Turn every parameter of the graph into a reference to its bytes in the safetensors file.
+    """Turn every tensor of the network into an input whose default lies in the safetensors file.
 
     The exporter's notes on every node (stack traces with this machine's paths, a megabyte of them) go.
     """
@@ -123,6 +123,7 @@ def _point_into(model: onnx.ModelProto, path: Path) -> None:
         del tensor.external_data[:]
         for key, value in (("location", path.name), ("offset", 8 + length + begin), ("length", end - begin)):
             tensor.external_data.add(key=key, value=str(value))
+        graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
 
 
 def example_inputs(weights: Weights, batch: int, height: int, width: int, seed: int) -> tuple[np.ndarray, ...]:

@@ -23,7 +23,10 @@ CHECKS = 4
 
 @dataclass
 class _Fold:
-    """One demonstration left out: at each check loss in nats a cell, share of 8 views right, whether the vote is."""
+    """One demonstration left out: at each check loss in nats a cell, share of 8 views right, whether the vote is right.
+
+    Votes that nobody will read are not held, and are not right.
+    """
 
     checks: list[tuple[float, float, bool]] = field(default_factory=list)
 
@@ -71,8 +74,10 @@ def leave_one_out(
                 break
             if refinement.done in checks:
                 nats, share = refinement.judge(others, left_out)
-                grid = answer(refinement.result(), others, left_out.input)
-                right = left_out.output is not None and np.array_equal(grid, left_out.output)
+                right = False
+                if stop or refinement.done == settings.steps:
+                    grid = answer(refinement.result(), others, left_out.input)
+                    right = left_out.output is not None and np.array_equal(grid, left_out.output)
                 watched.checks.append((nats, share, right))
             progress(fold, refinement.done, settings.steps, (before.reproduced, before.tried))
         if refinement.done < settings.steps:

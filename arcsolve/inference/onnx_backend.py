@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,13 @@ class OnnxBackend:
         weights: a weights file with its graph (same name, ``.onnx``) beside it.
         device: ``auto``, ``cpu`` or ``cuda[:n]``. ``auto`` takes CUDA where it works; where there is a GPU and it does
             not, ``notice`` says so in a line.
-        tensors: values in place of the file's, by parameter name, for a network adapted to one task.
 
     Raises:
         ArcsolveError: the graph is not there, or a device asked for by name is not usable.
         FormatError: the graph does not fit the weights.
     """
 
-    def __init__(self, weights: Weights, device: str = "auto", tensors: dict[str, NDArray[Any]] | None = None) -> None:
-        self.weights = weights
+    def __init__(self, weights: Weights, device: str = "auto") -> None:
         self.config = weights.config
         self.start = (weights.network["h0"], weights.network["l0"])
         graph = weights.path.with_suffix(".onnx")
@@ -40,17 +39,16 @@ class OnnxBackend:
             raise ArcsolveError(f"{graph}: no such graph; make it with `arcsolve export {weights.path}`")
         options = ort.SessionOptions()
         options.log_severity_level = 4  # a provider that cannot start is reported below, in one line
-        # External initializers are replaced before constant folding. `add_initializer` would be folded away silently.
-        self.values = {
-            NETWORK + name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
-            for name, value in (tensors or {}).items()
-        }
-        if self.values:
-            options.add_external_initializers(list(self.values), list(self.values.values()))
         self.session = _session(graph, options, device)
         # The graph points into the file by offset: into another file, or a later checkpoint, it would read nonsense.
         if self.session.get_modelmeta().custom_metadata_map.get(WEIGHTS_SHA256) != weights.sha256:
             raise FormatError(f"{graph}: belongs to other weights; make it anew with `arcsolve export {weights.path}`")
+        # The network's tensors are inputs with the file's values as defaults, so that one session serves every network
+        # that is adapted from it: faster than a session rebuilt for each (`tools/adapted_session.py`).
+        self.shapes = {one.name: tuple(one.shape) for one in self.session.get_overridable_initializers()}
+        self.tensors: dict[str, ort.OrtValue] = {}
+        if not self.shapes:
+            raise FormatError(f"{graph}: of an older kind; make it anew with `arcsolve export {weights.path}`")
         on_cuda = CUDA in self.session.get_providers()
         self.notice = None
         if device == "auto":
@@ -63,15 +61,21 @@ class OnnxBackend:
 
     def step(self, inputs: Inputs, h: Array, l: Array, noise: Array) -> Step:
         """See :class:`~arcsolve.inference.backend.Backend`."""
-        feeds = {**inputs._asdict(), "h": h, "l": l, "noise": noise}
+        feeds = {**inputs._asdict(), "h": h, "l": l, "noise": noise, **self.tensors}
         return Step(*self.session.run(["h_next", "l_next", "logits", "halting"], feeds))
 
     def adapted(self, tensors: dict[str, NDArray[Any]]) -> OnnxBackend:
         """See :class:`~arcsolve.inference.backend.Backend`."""
+        kind, _, number = self.device.partition(":")
+        given = {}
         for name, value in tensors.items():
-            if name not in self.weights.network or self.weights.network[name].shape != value.shape:
+            if self.shapes.get(NETWORK + name) != value.shape:
                 raise ValueError(f"{name} {value.shape} is no tensor of this network")
-        return OnnxBackend(self.weights, self.device, tensors)
+            array = np.ascontiguousarray(value, dtype=np.float32)
+            given[NETWORK + name] = ort.OrtValue.ortvalue_from_numpy(array, kind, int(number or 0))
+        other = copy.copy(self)
+        other.tensors = self.tensors | given
+        return other
 
 
 def _session(graph: Path, options: ort.SessionOptions, device: str) -> ort.InferenceSession:
