@@ -43,6 +43,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "weights.safetensors"
 
 
+def test_transductive_weights_are_trained_and_scored_as_such_only(tmp_path: Path) -> None:
+    """The whole way from the command line: what was trained on an evaluation set's demonstrations cannot hide it."""
+    chosen, pack = "arc-agi-1/evaluation", tmp_path / "a.pack"
+    arcsolve("data", "pack", "-o", pack, "arc-agi-1/training", "--max-side", "5", "--transductive", chosen)
+    arcsolve("train", "--pack", pack, "--preset", "tiny", "--out", tmp_path, "--updates", "5")
+    score = ["eval", chosen, "--weights", tmp_path / "weights.safetensors", "--backend", "torch", "--max-side", "8"]
+    quick = ["--limit", "1", "--views", "2", "--adapt-steps", "0", "--json"]
+    refused = arcsolve(*score, *quick, check=False)
+    assert refused.returncode == 1 and "these weights are transductive; score them with" in refused.stderr
+    done = arcsolve(*score, *quick, "--protocol", "transductive")
+    assert json.loads(done.stdout)["protocol"] == "transductive"
+
+
 def test_train_export_and_solve_work_in_a_row(trained: Path) -> None:
     done = arcsolve("solve", PUZZLE, "--weights", trained, *QUICK)
     for part in ("mirror-left-right", "of 3 demonstrations", "attempt 1", "attempt 2", "votes", "step 1"):

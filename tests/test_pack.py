@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,30 @@ def test_no_test_output_and_no_held_out_pair_reaches_a_pack(guard: Guard) -> Non
             assert marks.isdisjoint(fingerprints(task.train + task.test)), task.id
     assert meta_dev.isdisjoint(pack.ids)
     assert set(split("pretrain")) >= set(build(sources[:1], frozenset(split("pretrain")), guard)[0].ids)
+
+
+def test_a_transductive_pack_has_demonstrations_of_its_set_and_nothing_else_that_is_held_out(tmp_path: Path) -> None:
+    """Its test pairs, the other evaluation set, meta-dev, and generated pairs of its tasks stay out."""
+    chosen = "arc-agi-1/evaluation"
+    guard = Guard.official([chosen])
+    sources = [f"arc-agi-{n}/{part}" for n in (1, 2) for part in ("training", "evaluation")]
+    pack, _ = build(sources, None, guard)
+    marks = {fingerprint(*pack.pair(i)) for i in range(len(pack))}
+    tasks = load_tasks(chosen).tasks
+    assert sum(not marks.isdisjoint(fingerprints(task.train)) for task in tasks) > 380
+    for name in sources:
+        for task in load_tasks(name):
+            other = name == "arc-agi-2/evaluation" or task.id in split("meta_dev")
+            assert marks.isdisjoint(fingerprints(task.train + task.test if other else task.test)), f"{name}: {task.id}"
+    shown = next(task.id for task in tasks if task.id in pack.ids)
+    (tmp_path / f"{shown}.json").write_text(json.dumps([{"input": [[1]], "output": [[2]]}]))
+    with pytest.raises(ArcsolveError, match="no pair is left"):
+        build([str(tmp_path)], None, guard)
+    path = tmp_path / "some.pack"
+    small = replace(pack.select(np.arange(len(pack)) < 9), protocol="transductive")
+    small.save(path)
+    assert Pack.load(path).select(np.arange(9) < 5).protocol == "transductive"
+    assert Pack.load(path).hash != replace(small, protocol="per-task").hash
 
 
 def test_a_disguised_test_pair_is_refused(guard: Guard, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ _SET_OPTIONS = (
     click.option(
         "--joint-presentations",
         type=click.IntRange(1),
-        help="Presentations of each task in joint adaptation (default: 512).",
+        help="Presentations of each task in joint adaptation (default: 256).",
     ),
 )
 

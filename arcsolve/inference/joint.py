@@ -31,12 +31,12 @@ class JointSettings:
     """How to adapt to a set.
 
     Attributes:
-        presentations: of each task, in the mean over the set.
+        presentations: of each task, in the mean over the set. Twice as many learn the demonstrations by heart.
         rate: factor on the rates of the ``cpu`` preset for the network.
         latent_rate: AdamW's rate for the rows.
     """
 
-    presentations: int = 512
+    presentations: int = 256
     rate: float = 0.5
     latent_rate: float = 1e-2
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -53,39 +53,54 @@ class Guard:
     Attributes:
         held_out: fingerprints of every pair of the evaluation sets and of the meta-dev tasks. A task that shares even
             one pair with them is refused whole, its generated pairs included.
-        tests: fingerprints of the test pairs of the training sets. Only the pair itself is refused.
+        tests: fingerprints of the test pairs of the other sets. Only the pair itself is refused.
         ids: ids of the held-out tasks and of their twins by content, for sources such as RE-ARC whose pairs are new but
             whose task is not.
+        demonstrated: those of ``ids`` whose official demonstrations may be trained on (transductive training).
+            Generated pairs of them stay refused: a generator knows the rule.
     """
 
     held_out: frozenset[Fingerprint]
     tests: frozenset[Fingerprint]
     ids: frozenset[str]
+    demonstrated: frozenset[str] = frozenset()
 
     @classmethod
-    def official(cls) -> Guard:
-        """The guard over ARC-1 and ARC-2: both evaluation sets, ``splits/meta_dev.txt``, and all training tests."""
+    def official(cls, transductive: Collection[str] = ()) -> Guard:
+        """The guard over ARC-1 and ARC-2: both evaluation sets, ``splits/meta_dev.txt``, and all training tests.
+
+        Args:
+            transductive: names of evaluation sets whose demonstrations may be trained on, though never their test
+                pairs. Tasks that also stand in an evaluation set not named here stay refused.
+        """
         meta_dev = set(split("meta_dev"))
         held_out: set[Fingerprint] = set()
         tests: set[Fingerprint] = set()
-        ids = set(meta_dev)
-        others: list[tuple[str, set[Fingerprint]]] = []
+        shown: set[Fingerprint] = set()
+        tasks: list[tuple[str, set[Fingerprint]]] = []
         for name in OFFICIAL:
             for task in load_tasks(name):
                 marks = fingerprints(task.train + task.test)
-                if name.endswith("/evaluation") or task.id in meta_dev:
+                if task.id in meta_dev or (name.endswith("/evaluation") and name not in transductive):
                     held_out |= marks
-                    ids.add(task.id)
                 else:
                     tests |= fingerprints(task.test)
-                    others.append((task.id, marks))
+                    if name in transductive:
+                        shown |= marks
+                tasks.append((task.id, marks))
         # A twin of a held-out task under another id: its generated pairs share nothing with anyone but teach the rule.
-        ids.update(task_id for task_id, marks in others if not held_out.isdisjoint(marks))
-        return cls(frozenset(held_out), frozenset(tests), frozenset(ids))
+        ids = {task_id for task_id, marks in tasks if not held_out.isdisjoint(marks)}
+        demonstrated = {task_id for task_id, marks in tasks if not shown.isdisjoint(marks)} - ids
+        return cls(frozenset(held_out), frozenset(tests), frozenset(ids | demonstrated), frozenset(demonstrated))
 
     def refuses_task(self, task: Task) -> bool:
         """Whether the task is a held-out one or its twin, by id or by the content of any of its pairs."""
-        return task.id in self.ids or not self.held_out.isdisjoint(fingerprints(task.train + task.test))
+        marks = fingerprints(task.train + task.test)
+        return self.refuses_source(task.id, generated=False) or not self.held_out.isdisjoint(marks)
+
+    def refuses_source(self, task_id: str, generated: bool) -> bool:
+        """Whether pairs of a task of this id must not be trained on, official or generated ones."""
+        return task_id in (self.ids if generated else self.ids - self.demonstrated)
 
     def refuses_pair(self, mark: Fingerprint) -> bool:
         """Whether a pair with this fingerprint must not be trained on."""

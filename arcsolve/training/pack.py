@@ -33,6 +33,7 @@ class Pack:
         sizes: uint8 [N, 4]: input height and width, output height and width.
         task: int32 [N].
         generated: bool [N]: made by a generator (RE-ARC, synth-rearc), not an official demonstration.
+        protocol: ``per-task``, or ``transductive`` where demonstrations of an evaluation set are among the pairs.
     """
 
     ids: tuple[str, ...]
@@ -41,6 +42,7 @@ class Pack:
     sizes: NDArray[np.uint8]
     task: NDArray[np.int32]
     generated: NDArray[np.bool_]
+    protocol: str = "per-task"
 
     def __len__(self) -> int:
         return len(self.task)
@@ -54,8 +56,10 @@ class Pack:
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) of the ids and all arrays."""
+        """SHA-256 (hex) of the ids, all arrays, and the protocol where it is not the usual one."""
         digest = hashlib.sha256(json.dumps(self.ids).encode())
+        if self.protocol != "per-task":
+            digest.update(self.protocol.encode())
         for array in (self.cells, self.offsets, self.sizes, self.task, self.generated):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -64,7 +68,8 @@ class Pack:
         """The pairs where ``keep`` [N] holds, and only the tasks that still have one; the cells are shared."""
         used, task = np.unique(self.task[keep], return_inverse=True)
         ids = tuple(self.ids[i] for i in used)
-        return Pack(ids, self.cells, self.offsets[keep], self.sizes[keep], task.astype(np.int32), self.generated[keep])
+        arrays = (self.cells, self.offsets[keep], self.sizes[keep], task.astype(np.int32), self.generated[keep])
+        return Pack(ids, *arrays, self.protocol)
 
     def save(self, path: Path) -> None:
         """Write to ``path``, by a rename, so that a reader never sees half a pack.
@@ -76,7 +81,8 @@ class Pack:
         tensors = {name: getattr(self, name) for name in ("cells", "offsets", "sizes", "task")}
         tensors["generated"] = self.generated.astype(np.uint8)
         try:
-            save_file(tensors, temporary, {"format": FORMAT, "ids": json.dumps(self.ids), "hash": self.hash})
+            meta = {"format": FORMAT, "ids": json.dumps(self.ids), "protocol": self.protocol, "hash": self.hash}
+            save_file(tensors, temporary, meta)
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
@@ -102,7 +108,7 @@ class Pack:
         except SafetensorError as error:
             raise FormatError(f"{path}: not a data pack, or cut short ({error})") from error
         arrays["generated"] = arrays["generated"].astype(bool)
-        pack = cls(tuple(json.loads(meta["ids"])), **arrays)
+        pack = cls(tuple(json.loads(meta["ids"])), **arrays, protocol=meta.get("protocol", "per-task"))
         if pack.hash != meta["hash"]:
             raise FormatError(f"{path}: the content does not match its own hash; the file is damaged")
         return pack
@@ -201,7 +207,7 @@ def flatten(kept: Mapping[str, Sequence[tuple[Grid, Grid, bool]]]) -> Pack:
 def _read(name: str, guard: Guard, report: PackReport) -> Iterator[Source]:
     """A source's tasks, less those that the guard refuses whole."""
     for source in _official(name, guard, report) if name in OFFICIAL else _path(Path(name)):
-        if source.task in guard.ids:
+        if guard.refuses_source(source.task, source.generated):
             report.refused_tasks += 1
         else:
             yield source

@@ -130,9 +130,9 @@ class Trainer:
     @property
     def protocol(self) -> str:
         """What these pairs make of the weights, or what the weights that it started from were already."""
-        if self.config.protocol != "per-task" or self.initial is None:
-            return self.config.protocol
-        return str(self.initial.training.get("protocol", "per-task"))
+        before = str(self.initial.training.get("protocol", "per-task")) if self.initial else "per-task"
+        made = (self.config.protocol, self.pack.protocol, before)
+        return next((protocol for protocol in made if protocol != "per-task"), "per-task")
 
     def update(self, progress: float) -> Learned:
         """Learn from one batch: one optimizer update, or one after each supervision step where so configured."""
