@@ -64,12 +64,12 @@ def test_recall_finds_the_row_that_explains_the_demonstrations(weights: Weights)
     )  # fmt: skip
     names = (*weights.tasks, "twin")
     bank = np.concatenate([weights.bank, adapted.latents[None]])
-    recalled = Recall(replace(weights, tasks=names, bank=bank), CPU).start(task.train)
+    _, recalled = Recall(replace(weights, tasks=names, bank=bank), CPU).start(task.train)
     assert recalled.nearest[0].task == "twin"
     assert recalled.nats is not None and recalled.mean_nats is not None and recalled.nats < recalled.mean_nats
     assert recalled.source in ("twin", "centroid")
     assert [one.nats for one in recalled.nearest] == sorted(one.nats for one in recalled.nearest)
-    without = Recall(weights, CPU).start(task.train)
+    _, without = Recall(weights, CPU).start(task.train)
     assert without.nats is not None and without.nats > recalled.nats
 
 
@@ -77,7 +77,7 @@ def test_recall_prefers_the_mean_where_it_explains_more(weights: Weights) -> Non
     """Rows of noise explain nothing; the mean must not lose to one of them because it is no row."""
     noise = np.random.default_rng(0).standard_normal((2, *weights.bank.shape[1:])).astype(np.float32) * 50
     bank = np.concatenate([weights.bank.mean(0)[None] * 3 - noise.sum(0)[None], noise])
-    recalled = Recall(replace(weights, tasks=("a", "b", "c"), bank=bank), CPU).start(load_task(PUZZLE).train)
+    _, recalled = Recall(replace(weights, tasks=("a", "b", "c"), bank=bank), CPU).start(load_task(PUZZLE).train)
     np.testing.assert_allclose(bank.mean(0), weights.bank.mean(0), atol=1e-4)
     assert recalled.source == "mean"
 

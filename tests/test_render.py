@@ -19,7 +19,7 @@ from arcsolve.inference.solution import (
     LatentStep,
     LeftOut,
     Neighbour,
-    RecallSummary,
+    Recalled,
     Solution,
     TestSolution,
 )
@@ -175,7 +175,7 @@ def example() -> tuple[Task, Solution]:
     steps = (LatentStep(1, given_, 0.1, 0.2), LatentStep(2, wrong, 0.41, 0.5), LatentStep(3, wrong, 0.9, 1.0))
     solved = TestSolution(wrong, right, candidates, steps)
     missed = TestSolution(wrong, given_, candidates, steps)
-    recalled = RecallSummary("0a1b2c3d", 0.5, 1.25, (Neighbour("0a1b2c3d", 0.5),))
+    recalled = Recalled("0a1b2c3d", 0.5, 1.25, (Neighbour("0a1b2c3d", 0.5),))
     left_out = LeftOut(2, 3, 64, ((32, 0.75, 0.5), (64, 0.25, 1.0)))
     solution = Solution(
         "ab[red]", "per-task", "00", 0, True, True, recalled, left_out, 64, (solved, missed), {"total": 12.34}

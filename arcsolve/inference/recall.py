@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,7 +10,7 @@ from arcsolve.arc.grid import COLOURS
 from arcsolve.arc.task import Pair
 from arcsolve.inference.adaptation import pack_of
 from arcsolve.inference.backend import Array
-from arcsolve.inference.solution import Neighbour, RecallSummary
+from arcsolve.inference.solution import Neighbour, Recalled
 from arcsolve.inference.torch_backend import build_network
 from arcsolve.network.weights import Weights
 from arcsolve.training.objective import normal_from, objective
@@ -23,29 +21,6 @@ CENTROIDS, NEIGHBOURS = 16, 8
 
 TOKENS = 2_000
 """Cells and prefix tokens of the demonstrations that a row is scored on: one at the least, then as many as fit."""
-
-
-@dataclass(frozen=True, eq=False)
-class Recalled:
-    """Where refinement starts.
-
-    Attributes:
-        latents: float32 [P, C].
-        source: a trained task's id, ``centroid`` or ``mean``: what the latents are.
-        nats: their loss on the demonstrations, in nats a cell; ``None`` where it was not measured.
-        mean_nats: the loss of the bank's mean.
-        nearest: trained tasks by their rows' loss, best first.
-    """
-
-    latents: Array
-    source: str
-    nats: float | None = None
-    mean_nats: float | None = None
-    nearest: tuple[Neighbour, ...] = ()
-
-    def summary(self) -> RecallSummary:
-        """All but the latents."""
-        return RecallSummary(self.source, self.nats, self.mean_nats, self.nearest)
 
 
 class Recall:
@@ -63,8 +38,8 @@ class Recall:
         self.centroids, _ = k_means(rows, min(CENTROIDS, len(rows)), np.random.default_rng(0))
         self.network = build_network(weights.config, weights.network).to(device).requires_grad_(False)
 
-    def start(self, demonstrations: tuple[Pair, ...]) -> Recalled:
-        """The latents that explain the demonstrations best: the mean, a centre, or a row near the best centre."""
+    def start(self, demonstrations: tuple[Pair, ...]) -> tuple[Array, Recalled]:
+        """Latents [P, C] that explain the demonstrations best: the mean, a centre, or a row near the best centre."""
         shape = self.mean.shape
         centres = self.centroids.reshape(-1, *shape)
         mean_nats, *centre_nats = self.nats(np.concatenate([self.mean[None], centres]), demonstrations)
@@ -84,7 +59,7 @@ class Recall:
             (nearest[0].nats, nearest[0].task, self.weights.bank[row]),
         ]
         nats, source, latents = min(found, key=lambda one: one[0])
-        return Recalled(latents.astype(np.float32), source, nats, mean_nats, tuple(nearest))
+        return latents.astype(np.float32), Recalled(source, nats, mean_nats, tuple(nearest))
 
     @torch.no_grad()
     def nats(self, rows: Array, demonstrations: tuple[Pair, ...]) -> list[float]:

@@ -52,8 +52,15 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class RecallSummary:
-    """What refinement started from: see :class:`~arcsolve.inference.recall.Recalled`."""
+class Recalled:
+    """What refinement started from.
+
+    Attributes:
+        source: a trained task's id, ``centroid`` or ``mean``: what the latents are.
+        nats: their loss on the demonstrations, in nats a cell; ``None`` where it was not measured.
+        mean_nats: the loss of the bank's mean.
+        nearest: trained tasks by their rows' loss, best first.
+    """
 
     source: str
     nats: float | None = None
@@ -114,7 +121,7 @@ class Solution:
     seed: int
     truncated: bool
     seen_in_training: bool
-    recalled: RecallSummary
+    recalled: Recalled
     left_out: LeftOut
     adapt_steps: int
     test: tuple[TestSolution, ...]
@@ -207,7 +214,7 @@ class Solution:
             seed=value["seed"],
             truncated=value["truncated"],
             seen_in_training=value["seen_in_training"],
-            recalled=RecallSummary(
+            recalled=Recalled(
                 value["recalled"]["source"],
                 value["recalled"]["nats"],
                 value["recalled"]["mean_nats"],

@@ -17,10 +17,10 @@ from arcsolve.inference.adaptation import Adapted, adapt
 from arcsolve.inference.backend import Array, Backend
 from arcsolve.inference.leave_one_out import leave_one_out
 from arcsolve.inference.onnx_backend import OnnxBackend
-from arcsolve.inference.recall import Recall, Recalled
+from arcsolve.inference.recall import Recall
 from arcsolve.inference.sampler import Samples, sample
 from arcsolve.inference.settings import Clock, Listener, Progress, Settings
-from arcsolve.inference.solution import LeftOut, Solution, TestSolution
+from arcsolve.inference.solution import LeftOut, Recalled, Solution, TestSolution
 from arcsolve.inference.torch_backend import TorchBackend
 from arcsolve.inference.voting import attempts, plausible, vote
 from arcsolve.network.device import choose_device
@@ -99,7 +99,7 @@ class Solver:
             seed=settings.seed,
             truncated=clock.truncated,
             seen_in_training=self.seen(task),
-            recalled=ready.recalled.summary(),
+            recalled=ready.recalled,
             left_out=ready.left_out,
             adapt_steps=ready.adapted.steps,
             test=tests,
@@ -112,11 +112,11 @@ class Solver:
         """Recall, leave-one-out and refinement: all that comes before sampling, and does not look at the tests."""
         clock = clock or Clock(settings.time_limit)
         listener(Progress("recall", 0, 1))
-        recalled = self._start(task, settings)
+        latents, recalled = self._start(task, settings)
         clock.lap("recall")
         left_out, others = self._leave_one_out(task, settings, clock, listener)
         clock.lap("leave_one_out")
-        adapted = self._refine(task, settings, recalled.latents, left_out, clock, listener)
+        adapted = self._refine(task, settings, latents, left_out, clock, listener)
         clock.lap("refine")
         return Prepared(adapted, others, recalled, left_out)
 
@@ -165,15 +165,15 @@ class Solver:
         """The bank as it is searched for a new task."""
         return Recall(self.weights, self.device)
 
-    def _start(self, task: Task, settings: Settings) -> Recalled:
+    def _start(self, task: Task, settings: Settings) -> tuple[Array, Recalled]:
         """Where refinement starts: the task's own row, or what recall finds."""
         row = self.rows.get(task.id)
         if row is None:
             row = self.trained_row(task)
         if row is not None:
-            return Recalled(row, task.id)
+            return row, Recalled(task.id)
         if not settings.recall:
-            return Recalled(self.weights.bank.mean(axis=0), "mean")
+            return self.weights.bank.mean(axis=0), Recalled("mean")
         return self.recall.start(task.train)
 
     def _refine(
@@ -248,7 +248,7 @@ class Solver:
             self.weights,
             task.train,
             settings.adapt,
-            lambda known: self._start(replace(task, train=known), settings).latents,
+            lambda known: self._start(replace(task, train=known), settings)[0],
             answer,
             most=most,
             stop=settings.stop,
