@@ -9,7 +9,7 @@ import pytest
 
 from arcsolve.arc.dataset import TaskSet, load_tasks
 from arcsolve.arc.grid import Grid
-from arcsolve.arc.scoring import Rate, score
+from arcsolve.arc.scoring import score
 from arcsolve.arc.submission import Attempts
 from arcsolve.arc.task import Pair, Task
 from arcsolve.errors import ArcsolveError, FormatError
@@ -50,6 +50,14 @@ def test_the_interval_covers_a_known_proportion() -> None:
     assert low == pytest.approx(0.257, abs=0.01) and high == pytest.approx(0.347, abs=0.01)
 
 
+def test_no_right_answer_is_not_a_certain_zero() -> None:
+    tasks = TaskSet("many", tuple(task(f"t{i}", grid(1)) for i in range(40)))
+    for attempt, interval in ((grid(9), (0, 0.0881)), (grid(1), (0.9119, 1))):
+        answers: dict[str, list[Attempts]] = {f"t{i}": [(attempt, grid(2))] for i in range(40)}
+        rate = score(answers, tasks).pass_at_1
+        assert rate.by_output_95 == rate.by_task_95 == pytest.approx(interval, abs=1e-4)
+
+
 def test_a_grid_of_another_size_is_wrong() -> None:
     """Elementwise comparison would broadcast a single cell over the whole output."""
     answers: dict[str, list[Attempts]] = {"a": [(grid(1)[:1], grid(1)[:1, :1])]}
@@ -61,7 +69,8 @@ def test_true_outputs_score_one_on_the_official_set() -> None:
     answers: dict[str, list[Attempts]] = {
         t.id: [(pair.output, pair.output) for pair in t.test if pair.output is not None] for t in tasks
     }
-    assert score(answers, tasks).pass_at_1 == Rate(1.0, 1.0, (1.0, 1.0), (1.0, 1.0))
+    rate = score(answers, tasks).pass_at_1
+    assert (rate.by_output, rate.by_task) == (1.0, 1.0)
 
 
 def test_hidden_outputs_and_missing_answers_are_refused() -> None:

@@ -24,7 +24,8 @@ class Rate:
     Attributes:
         by_output: mean over test outputs, 0..1, as Kaggle counts.
         by_task: mean over tasks of the share of a task's test outputs that are right, 0..1, as papers count.
-        by_output_95, by_task_95: 95% confidence intervals (lower, upper), by the bootstrap over tasks.
+        by_output_95, by_task_95: 95% confidence intervals (lower, upper), by the bootstrap over tasks; the exact
+            binomial ones over tasks where all outputs are right or all wrong, of which every resample is the same.
     """
 
     by_output: float
@@ -80,6 +81,11 @@ def score(answers: Mapping[str, Sequence[Attempts]], tasks: TaskSet) -> Score:
 
 def _rate(hits: list[NDArray[np.bool_]]) -> Rate:
     right, outputs = np.array([h.sum() for h in hits]), np.array([len(h) for h in hits])
+    if right.sum() in (0, outputs.sum()):
+        # Clopper and Pearson (1934): from all failures, or successes, of n trials.
+        bound, share = 0.025 ** (1 / len(hits)), float(right.sum() > 0)
+        exact = (bound, 1.0) if share else (0.0, 1 - bound)
+        return Rate(share, share, exact, exact)
     rng = np.random.default_rng(0)
     by_output, by_task = [], []
     # The bootstrap (Efron, 1979) over tasks, not outputs, since the outputs of one task stand or fall together.
