@@ -14,7 +14,7 @@ from arcsolve.arc.grid import Grid
 from arcsolve.arc.task import Pair, Task
 from arcsolve.errors import ArcsolveError
 from arcsolve.inference import solver as solver_module
-from arcsolve.inference.adaptation import AdaptSettings, Refinement, adapt, gaussian_kl
+from arcsolve.inference.adaptation import Adapted, AdaptSettings, Refinement, adapt, gaussian_kl
 from arcsolve.inference.joint import JointSettings, adapt_jointly, joint_solver
 from arcsolve.inference.leave_one_out import CHECKS, _Fold, _summary, leave_one_out
 from arcsolve.inference.recall import Recall, k_means
@@ -117,9 +117,11 @@ def test_leave_one_out_knows_nothing_of_what_it_left_out(weights: Weights) -> No
     pairs = tuple(Pair(grid([k, k]), grid([k])) for k in (1, 2, 3))
     known: list[tuple[Pair, ...]] = []
     started: list[tuple[Pair, ...]] = []
+    networks: list[Adapted] = []
 
-    def answer(adapted: object, others: tuple[Pair, ...], given: Grid) -> Grid:
+    def answer(adapted: Adapted, others: tuple[Pair, ...], given: Grid) -> Grid:
         known.append(others)
+        networks.append(adapted)
         assert all(not np.array_equal(given, pair.input) for pair in others)
         return grid([int(given[0, 0])])
 
@@ -127,16 +129,16 @@ def test_leave_one_out_knows_nothing_of_what_it_left_out(weights: Weights) -> No
         started.append(others)
         return weights.bank[0]
 
-    found, networks = leave_one_out(weights, pairs, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
+    found = leave_one_out(weights, pairs, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
     assert [network.steps for network in networks] == [8, 8]
     assert (found.reproduced, found.tried) == (2, 2)
     assert [step for step, *_ in found.curve] == [2, 4, 6, 8]
     assert found.steps == max(found.curve, key=lambda check: (check[2], check[0]))[0]
     lie = (Pair(pairs[0].input, grid([9])), *pairs[1:])
-    _, other = leave_one_out(weights, lie, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
+    leave_one_out(weights, lie, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
     for name, tensor in networks[0].tensors.items():
-        np.testing.assert_array_equal(tensor, other[0].tensors[name], err_msg="it learned from what it left out")
-    assert any((networks[1].tensors[n] != other[1].tensors[n]).any() for n in other[1].tensors)
+        np.testing.assert_array_equal(tensor, networks[2].tensors[name], err_msg="it learned from what it left out")
+    assert any((networks[1].tensors[n] != networks[3].tensors[n]).any() for n in networks[3].tensors)
     for stop, votes in ((False, 1), (True, CHECKS)):
         known.clear()
         started.clear()
@@ -144,9 +146,9 @@ def test_leave_one_out_knows_nothing_of_what_it_left_out(weights: Weights) -> No
             weights, pairs, AdaptSettings(steps=8), start, answer, most=2, stop=stop, seed=0, device=CPU
         )  # fmt: skip
         assert len(known) == 2 * votes and started == [pairs[1:], (pairs[0], pairs[2])]
-    nothing, _ = leave_one_out(weights, pairs[:1], AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
+    nothing = leave_one_out(weights, pairs[:1], AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU)
     assert nothing.tried == 0 and nothing.steps is None
-    late, _ = leave_one_out(
+    late = leave_one_out(
         weights, pairs, AdaptSettings(steps=8), start, answer, most=2, seed=0, device=CPU, out_of_time=lambda: True
     )
     assert late.tried == 0
@@ -173,40 +175,52 @@ def test_the_answer_is_made_with_the_steps_that_leave_one_out_chose(
     solver: Solver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = load_task(PUZZLE)
-    monkeypatch.setattr(solver_module, "leave_one_out", lambda *a, **k: (LeftOut(1, 3, 2), ()))
+    monkeypatch.setattr(solver_module, "leave_one_out", lambda *a, **k: LeftOut(1, 3, 2))
     settings = Settings(views=1, adapt=AdaptSettings(steps=4), stop=True)
     solution = solver.solve(task, settings)
-    assert solution.adapt_steps == 2 and not solution.truncated
-    assert solver.solve(task, replace(settings, stop=False)).adapt_steps == 4
+    assert solution.adapt_steps == (2,) and not solution.truncated
+    assert solver.solve(task, replace(settings, stop=False)).adapt_steps == (4,)
     unchanged = solver.solve(task, Settings(views=1, adapt=AdaptSettings(steps=0)))
-    assert unchanged.adapt_steps == 0 and not unchanged.truncated and unchanged.left_out.tried == 0
+    assert unchanged.adapt_steps == (0,) and not unchanged.truncated and unchanged.left_out.tried == 0
 
 
 def test_fewer_large_demonstrations_are_left_out(solver: Solver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three refinements more on grids of 30x30 would take a first-time user past two minutes."""
     asked: list[int] = []
-    monkeypatch.setattr(solver_module, "leave_one_out", lambda *a, most, **k: (asked.append(most), (LeftOut(), ()))[1])
+    monkeypatch.setattr(solver_module, "leave_one_out", lambda *a, most, **k: (asked.append(most), LeftOut())[1])
     for side in (10, 20, 30):
         pair = Pair(np.ones((side, side), np.uint8), np.ones((side, side), np.uint8))
         solver.prepare(Task("t", (pair,) * 4, ()), Settings(adapt=AdaptSettings(steps=1)))
     assert asked == [3, 2, 1]
 
 
-def test_a_committee_lets_the_networks_of_leave_one_out_vote(solver: Solver) -> None:
+def test_networks_refined_independently_vote_together(solver: Solver) -> None:
+    """Each is what a solve with its own seed would be, so a vote over seeds can be had from runs that stand already."""
     task = load_task(PUZZLE)
-    quick = Settings(views=4, adapt=AdaptSettings(steps=4), leave_one_out=2)
-    alone = solver.solve(task, quick)
-    together = solver.solve(task, replace(quick, committee=True))
-    votes = [sum(c.votes for c in solution.test[0].candidates) for solution in (alone, together)]
-    assert votes == [4, 12], "two more networks of four views each"
-    ready = solver.prepare(task, quick)
-    assert len(ready.others) == 2
-    assert not np.array_equal(ready.others[0].latents, ready.others[1].latents)
+    quick = Settings(views=4, adapt=AdaptSettings(steps=4), leave_one_out=0)
+    together = solver.solve(task, replace(quick, networks=2))
+    assert together.adapt_steps == (4, 4)
+    alone = [solver.solve(task, replace(quick, seed=seed)) for seed in (0, 1)]
+    votes: dict[bytes, int] = {}
+    for solution in alone:
+        for candidate in solution.test[0].candidates:
+            votes[candidate.grid.tobytes()] = votes.get(candidate.grid.tobytes(), 0) + candidate.votes
+    assert {c.grid.tobytes(): c.votes for c in together.test[0].candidates} == votes
+    ready = solver.prepare(task, replace(quick, networks=2))
+    assert not np.array_equal(ready.adapted[0].latents, ready.adapted[1].latents)
+    assert solver.solve(task, replace(quick, networks=3, adapt=AdaptSettings(steps=0))).adapt_steps == (0,)
+
+
+def test_time_that_runs_out_leaves_the_whole_networks_to_vote(solver: Solver) -> None:
+    task = load_task(PUZZLE)
+    long = Settings(views=2, networks=3, adapt=AdaptSettings(steps=10_000), leave_one_out=0, time_limit=1.0)
+    solution = solver.solve(task, long)
+    assert solution.truncated and len(solution.adapt_steps) == 1, "the first votes, however short"
 
 
 def test_an_output_too_large_for_its_canvas_is_not_reproduced_and_decides_nothing(weights: Weights) -> None:
     pairs = (Pair(grid([1]), grid([1])), Pair(grid([2]), grid([2])), Pair(grid([3]), np.full((9, 9), 3, np.uint8)))
-    found, _ = leave_one_out(
+    found = leave_one_out(
         weights, pairs, AdaptSettings(steps=4), lambda others: weights.bank[0], lambda a, o, given: given,
         most=3, seed=0, device=CPU,
     )  # fmt: skip

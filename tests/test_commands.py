@@ -153,6 +153,7 @@ def test_an_evaluation_names_all_that_its_score_depends_on_and_resumes(trained: 
         "noise",
         "steps",
         "adapt_steps",
+        "networks",
         "seed",
     ):
         assert key in value

@@ -59,6 +59,13 @@ _OPTIONS = (
         show_default=True,
         help="So many demonstrations at the most (fewer large ones) are left out in turn: are they reproduced?",
     ),
+    click.option(
+        "--networks",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Networks that are refined independently and vote together.",
+    ),
     click.option("--stop", is_flag=True, help="Refine only for as many steps as were best for what was left out."),
     click.option("--no-leave-one-out", "leave_one_out", flag_value=0, type=int, help="The same as --leave-one-out 0."),
 )
@@ -122,6 +129,7 @@ def make_solver(options: dict[str, Any], *, time_limit: float | None = None) -> 
         recall=options["recall"],
         leave_one_out=options["leave_one_out"],
         stop=options["stop"],
+        networks=options["networks"],
         seed=options["seed"],
         time_limit=time_limit,
     )

@@ -44,7 +44,7 @@ def leave_one_out(
     device: torch.device,
     out_of_time: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int, int, tuple[int, int]], None] = lambda fold, done, total, reproduced: None,
-) -> tuple[LeftOut, tuple[Adapted, ...]]:
+) -> LeftOut:
     """Refine on all demonstrations but one, for each in turn, watching the one left out.
 
     A fold that time cuts short is not counted. Whether a demonstration is reproduced is read off at the end or, with
@@ -57,12 +57,8 @@ def leave_one_out(
         most: demonstrations to leave out at the most, first ones first.
         stop: whether the answer will be made with as many steps as were best here, or with all.
         progress: called with (fold, steps done, steps, (reproduced, tried) of the folds before).
-
-    Returns:
-        What was seen, and the network of each fold after all its steps.
     """
     folds: list[_Fold] = []
-    networks: list[Adapted] = []
     checks = sorted({max(1, round(settings.steps * (k + 1) / CHECKS)) for k in range(CHECKS)})
     for fold, left_out in enumerate(demonstrations[:most] if len(demonstrations) > 1 else ()):
         others = demonstrations[:fold] + demonstrations[fold + 1 :]
@@ -83,8 +79,7 @@ def leave_one_out(
         if refinement.done < settings.steps:
             break
         folds.append(watched)
-        networks.append(refinement.result())
-    return _summary(folds, checks, stop), tuple(networks)
+    return _summary(folds, checks, stop)
 
 
 def _summary(folds: list[_Fold], steps: list[int], stop: bool) -> LeftOut:

@@ -25,8 +25,8 @@ class Settings:
         leave_one_out: demonstrations to leave out in turn at the most, fewer on large canvases, to see if they are
             reproduced; 0 for none.
         stop: whether to refine for as many steps only as were best for the demonstrations left out.
-        committee: whether the networks that leave-one-out refined vote too, each with as many views.
-        seed: of every random draw.
+        networks: networks that are refined independently and vote together, each over as many views of its own.
+        seed: of every random draw; the k-th network's draws are those of ``seed + k``.
         time_limit: seconds for the whole solve, a cap: hitting it is reported as ``truncated``.
     """
 
@@ -38,7 +38,7 @@ class Settings:
     recall: bool = True
     leave_one_out: int = 3
     stop: bool = False
-    committee: bool = False
+    networks: int = 1
     seed: int = 0
     time_limit: float | None = None
 
@@ -48,7 +48,7 @@ class Progress:
     """Where a solve is: what a display needs.
 
     Attributes:
-        stage: ``recall``, ``leave out demonstration k``, ``refine`` or ``sample``.
+        stage: ``recall``, ``leave out demonstration k``, ``refine``, ``refine network k`` or ``sample``.
         done, total: steps or trajectories.
         reproduced: (k, of how many tried so far) left-out demonstrations, once there are any.
         exact: while refining, the share of views of the demonstrations that come out right.

@@ -110,7 +110,7 @@ class Solution:
         seen_in_training: whether the task, by content, was in the weights' training data.
         recalled: what refinement started from.
         left_out: demonstrations left out in turn, and how many were reproduced from the others alone.
-        adapt_steps: optimizer steps of the refinement that answered.
+        adapt_steps: optimizer steps of each network that answered.
         test: one entry for each test input, in order.
         seconds: wall time in seconds by stage (``recall``, ``leave_one_out``, ``refine``, ``sample``, ``total``).
     """
@@ -123,7 +123,7 @@ class Solution:
     seen_in_training: bool
     recalled: Recalled
     left_out: LeftOut
-    adapt_steps: int
+    adapt_steps: tuple[int, ...]
     test: tuple[TestSolution, ...]
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -151,7 +151,7 @@ class Solution:
                 "mean_nats": _finite(self.recalled.mean_nats),
                 "nearest": [{"task": n.task, "nats": _finite(n.nats)} for n in self.recalled.nearest],
             },
-            "adapt_steps": self.adapt_steps,
+            "adapt_steps": list(self.adapt_steps),
             "test": [
                 {
                     "attempt_1": test.attempt_1.tolist(),
@@ -229,7 +229,7 @@ class Solution:
                     for check in value["demonstrations"]["checks"]
                 ),
             ),
-            adapt_steps=value["adapt_steps"],
+            adapt_steps=tuple(value["adapt_steps"]),
             test=tuple(tests),
             seconds=value["seconds"],
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +41,9 @@ LEFT_OUT_VIEWS = 8
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A task that is ready to be sampled: the adapted network, those of leave-one-out, and how they came about."""
+    """A task that is ready to be sampled: the adapted networks, at least one, and how they came about."""
 
-    adapted: Adapted
-    others: tuple[Adapted, ...]
+    adapted: tuple[Adapted, ...]
     recalled: Recalled
     left_out: LeftOut
 
@@ -101,7 +100,7 @@ class Solver:
             seen_in_training=self.seen(task),
             recalled=ready.recalled,
             left_out=ready.left_out,
-            adapt_steps=ready.adapted.steps,
+            adapt_steps=tuple(network.steps for network in ready.adapted),
             test=tests,
             seconds=clock.seconds(),
         )
@@ -114,11 +113,11 @@ class Solver:
         listener(Progress("recall", 0, 1))
         latents, recalled = self._start(task, settings)
         clock.lap("recall")
-        left_out, others = self._leave_one_out(task, settings, clock, listener)
+        left_out = self._leave_one_out(task, settings, clock, listener)
         clock.lap("leave_one_out")
         adapted = self._refine(task, settings, latents, left_out, clock, listener)
         clock.lap("refine")
-        return Prepared(adapted, others, recalled, left_out)
+        return Prepared(adapted, recalled, left_out)
 
     def _backend(self, adapted: Adapted) -> Backend:
         return self.backend.adapted(adapted.tensors) if adapted.tensors else self.backend
@@ -133,13 +132,15 @@ class Solver:
     ) -> tuple[TestSolution, ...]:
         """Sample and vote on every test input."""
         clock = clock or Clock(settings.time_limit)
-        networks = (ready.adapted, *ready.others) if settings.committee else (ready.adapted,)
-        members = [(self._backend(network), network.latents) for network in networks]
+        members = [
+            (self._backend(network), network.latents, replace(settings, seed=settings.seed + number))
+            for number, network in enumerate(ready.adapted)
+        ]
         tests = []
         for pair in task.test:
             samples = [
-                self._sample(backend, latents, task.train, pair.input, settings, clock, listener)
-                for backend, latents in members
+                self._sample(backend, latents, task.train, pair.input, own, clock, listener)
+                for backend, latents, own in members
             ]
             tests.append(_answers(samples, task.train, pair.input))
         clock.lap("sample")
@@ -178,22 +179,35 @@ class Solver:
 
     def _refine(
         self, task: Task, settings: Settings, latents: Array, left_out: LeftOut, clock: Clock, listener: Listener
-    ) -> Adapted:
-        how = settings.adapt
+    ) -> tuple[Adapted, ...]:
+        """As many networks as the settings and the time allow; the first always, however short."""
         reproduced = (left_out.reproduced, left_out.tried) if left_out.tried else None
-        adapted = adapt(
-            self.weights,
-            task.train,
-            how,
-            latents,
-            stop=left_out.steps if settings.stop else None,
-            seed=settings.seed,
-            device=self.device,
-            deadline=clock.share(ADAPT_SHARE),
-            progress=lambda done, total, exact: listener(Progress("refine", done, total, reproduced, exact)),
-        )
-        clock.truncated |= adapted.truncated
-        return adapted
+        wanted = settings.networks if settings.adapt.steps else 1
+        networks: list[Adapted] = []
+
+        def show(stage: str, done: int, total: int, exact: float) -> None:
+            listener(Progress(stage, done, total, reproduced, exact))
+
+        for number in range(wanted):
+            stage = "refine" if wanted == 1 else f"refine network {number + 1}"
+            adapted = adapt(
+                self.weights,
+                task.train,
+                settings.adapt,
+                latents,
+                stop=left_out.steps if settings.stop else None,
+                seed=settings.seed + number,
+                device=self.device,
+                deadline=clock.share(ADAPT_SHARE),
+                progress=partial(show, stage),
+            )
+            clock.truncated |= adapted.truncated
+            # One that time cut short is worse than the whole ones before it.
+            if not networks or not adapted.truncated:
+                networks.append(adapted)
+            if adapted.truncated:
+                break
+        return tuple(networks)
 
     def _sample(
         self,
@@ -224,12 +238,10 @@ class Solver:
         clock.truncated |= len(samples.grids) < samples.trajectories
         return samples
 
-    def _leave_one_out(
-        self, task: Task, settings: Settings, clock: Clock, listener: Listener
-    ) -> tuple[LeftOut, tuple[Adapted, ...]]:
+    def _leave_one_out(self, task: Task, settings: Settings, clock: Clock, listener: Listener) -> LeftOut:
         """Not where training or joint adaptation knows the demonstrations: none of them can be left out of that."""
         if not settings.leave_one_out or not settings.adapt.steps or task.id in self.rows or self.seen(task):
-            return LeftOut(), ()
+            return LeftOut()
         largest = max(h * w for h, w in (canvas_size(task.train, pair.input) for pair in task.train))
         most = min(settings.leave_one_out, max(1, LEFT_OUT_CELLS // largest))
         few = replace(settings, views=min(LEFT_OUT_VIEWS, settings.views), samples=1)
@@ -244,7 +256,7 @@ class Solver:
         def show(fold: int, done: int, total: int, reproduced: tuple[int, int]) -> None:
             listener(Progress(f"leave out demonstration {fold + 1}", done, total, reproduced))
 
-        left_out, networks = leave_one_out(
+        left_out = leave_one_out(
             self.weights,
             task.train,
             settings.adapt,
@@ -259,11 +271,11 @@ class Solver:
         )
         wanted = min(most, len(task.train)) if len(task.train) > 1 else 0
         clock.truncated |= deadline is not None and left_out.tried < wanted
-        return left_out, networks
+        return left_out
 
 
 def _answers(samples: Sequence[Samples], demonstrations: tuple[Pair, ...], test_input: Grid) -> TestSolution:
-    """The vote over what the members of a committee sampled; the iterations shown are of one that led to the winner."""
+    """The vote over what each network sampled; the iterations shown are of one that led to the winner."""
     finals = [end for one in samples for end in zip(one.grids, one.confidences.tolist(), strict=True)]
     candidates = vote(finals, plausible(demonstrations, test_input))
     first, second = attempts(candidates, [grid for one in samples for grid in one.runners_up])

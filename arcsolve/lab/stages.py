@@ -59,7 +59,7 @@ ARMS = {
     "posterior": Arm(BASE, {**_FIXED, "adapt": {"sigma": 0.3}}, {}),
     "half-steps": Arm(BASE, {**_FIXED, "adapt": {"steps": 64}}, {}),
     "stopped": Arm(BASE, {"leave_one_out": 3, "stop": True}, {}),
-    "committee": Arm("stopped", {"leave_one_out": 3, "stop": True}, {"committee": True}),
+    **{f"networks-{n}": Arm(BASE, {**_FIXED, "networks": n}, {}) for n in (2, 4)},
     "joint": Arm(BASE, {**_FIXED, **_NONE}, {}, joint=True),
     "joint-network": Arm(BASE, {**_FIXED, "adapt": {"steps": 64, "latents_first": 0.0}}, {}, joint=True),
     **{f"views-{n}": Arm(BASE, _FIXED, {"views": n}) for n in (1, 2, 4, 8, 16, 64)},

@@ -127,7 +127,7 @@ def progress_view(
 def detail_view(solution: Solution) -> RenderableType:
     """How the answer came about: nearest trained tasks, losses when demonstrations are left out, seconds by stage."""
     recalled, left_out = solution.recalled, solution.left_out
-    lines = [f"refined from {recalled.source} for {solution.adapt_steps} steps"]
+    lines = [f"refined from {recalled.source} for {' + '.join(map(str, solution.adapt_steps))} steps"]
     if recalled.nats is not None and recalled.mean_nats is not None:
         lines[0] += f" ({recalled.nats:.3f} nats a cell on the demonstrations; the mean: {recalled.mean_nats:.3f})"
     if recalled.nearest:
