@@ -211,7 +211,7 @@ def _facts(
         "steps": settings.steps or solver.weights.config.steps,
         "recall": settings.recall,
         "adapt_steps": settings.adapt.steps,
-        "networks": settings.networks,
+        "networks": settings.refined,
         "leave_one_out": settings.leave_one_out,
         "joint_presentations": joint.presentations if joint else 0,
         "seed": settings.seed,

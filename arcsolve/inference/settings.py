@@ -42,6 +42,11 @@ class Settings:
     seed: int = 0
     time_limit: float | None = None
 
+    @property
+    def refined(self) -> int:
+        """How many networks a solve samples from: one where nothing is refined, since all would be equal."""
+        return self.networks if self.adapt.steps else 1
+
 
 @dataclass(frozen=True)
 class Progress:

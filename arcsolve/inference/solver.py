@@ -180,16 +180,15 @@ class Solver:
     def _refine(
         self, task: Task, settings: Settings, latents: Array, left_out: LeftOut, clock: Clock, listener: Listener
     ) -> tuple[Adapted, ...]:
-        """As many networks as the settings and the time allow; the first always, however short."""
+        """Every network that was refined to its end; the first, however short, where none was."""
         reproduced = (left_out.reproduced, left_out.tried) if left_out.tried else None
-        wanted = settings.networks if settings.adapt.steps else 1
         networks: list[Adapted] = []
 
         def show(stage: str, done: int, total: int, exact: float) -> None:
             listener(Progress(stage, done, total, reproduced, exact))
 
-        for number in range(wanted):
-            stage = "refine" if wanted == 1 else f"refine network {number + 1}"
+        for number in range(settings.refined):
+            stage = "refine" if settings.refined == 1 else f"refine network {number + 1}"
             adapted = adapt(
                 self.weights,
                 task.train,
@@ -202,12 +201,10 @@ class Solver:
                 progress=partial(show, stage),
             )
             clock.truncated |= adapted.truncated
-            # One that time cut short is worse than the whole ones before it.
-            if not networks or not adapted.truncated:
-                networks.append(adapted)
-            if adapted.truncated:
-                break
-        return tuple(networks)
+            networks.append(adapted)
+        # One that time cut short, or that diverged, would only spoil the vote of whole ones.
+        whole = tuple(network for network in networks if not network.truncated)
+        return whole or (networks[0],)
 
     def _sample(
         self,
