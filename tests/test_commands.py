@@ -60,7 +60,7 @@ def test_train_export_and_solve_work_in_a_row(trained: Path) -> None:
     done = arcsolve("solve", PUZZLE, "--weights", trained, *QUICK)
     for part in ("mirror-left-right", "of 3 demonstrations", "attempt 1", "attempt 2", "votes", "step 1"):
         assert part in done.stdout, part
-    assert "refine: 2 steps" in done.stderr
+    assert "refine network 2: 2 steps" in done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 

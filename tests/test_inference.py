@@ -38,7 +38,7 @@ from arcsolve.views import View, random_views
 
 CPU = torch.device("cpu")
 PUZZLE = str(Path(__file__).parents[1] / "puzzles" / "mirror-left-right.json")
-QUICK = Settings(views=4, samples=2, adapt=AdaptSettings(steps=4))
+QUICK = Settings(views=4, samples=2, networks=1, adapt=AdaptSettings(steps=4))
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ class Settings:
         noise: standard deviation of the noise in ``h``; ``None`` for what the weights were trained with.
         adapt: how to adapt.
         recall: whether to start from the trained latents that explain the demonstrations best, or from their mean.
-        leave_one_out: demonstrations to leave out in turn at the most, fewer on large canvases, to see if they are
-            reproduced; 0 for none.
+        leave_one_out: demonstrations to leave out in turn at the most, fewer or none on large canvases, to see if they
+            are reproduced; 0 for none.
         stop: whether to refine for as many steps only as were best for the demonstrations left out.
         networks: networks that are refined independently and vote together, each over as many views of its own.
         seed: of every random draw; the k-th network's draws are those of ``seed + k``.
@@ -38,7 +38,7 @@ class Settings:
     recall: bool = True
     leave_one_out: int = 3
     stop: bool = False
-    networks: int = 1
+    networks: int = 2
     seed: int = 0
     time_limit: float | None = None
 

@@ -32,8 +32,8 @@ from arcsolve.views import random_views
 LEAVE_ONE_OUT_SHARE, ADAPT_SHARE = 0.5, 0.8
 """Shares of a time limit that are spent when leaving demonstrations out, and then refinement, has to end."""
 
-LEFT_OUT_CELLS = 1_000
-"""Cells of the largest canvas times demonstrations left out, at the most (but one): the rest of two minutes."""
+LEFT_OUT_CELLS = 800
+"""Cells of the largest canvas times demonstrations left out, at the most: what refinement leaves of two minutes."""
 
 LEFT_OUT_VIEWS = 8
 """Views by which a left-out demonstration is solved: enough to see whether it is reproduced."""
@@ -240,7 +240,7 @@ class Solver:
         if not settings.leave_one_out or not settings.adapt.steps or task.id in self.rows or self.seen(task):
             return LeftOut()
         largest = max(h * w for h, w in (canvas_size(task.train, pair.input) for pair in task.train))
-        most = min(settings.leave_one_out, max(1, LEFT_OUT_CELLS // largest))
+        most = min(settings.leave_one_out, LEFT_OUT_CELLS // largest)
         few = replace(settings, views=min(LEFT_OUT_VIEWS, settings.views), samples=1)
         deadline = clock.share(LEAVE_ONE_OUT_SHARE)
 

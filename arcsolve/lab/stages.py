@@ -48,7 +48,7 @@ class Arm:
 
 BASE = "network"
 _NONE = {"adapt": {"steps": 0}}
-_FIXED: dict[str, Any] = {"leave_one_out": 0}
+_FIXED: dict[str, Any] = {"leave_one_out": 0, "networks": 1}
 
 ARMS = {
     "mean": Arm("mean", {**_FIXED, **_NONE, "recall": False}, {}),
@@ -58,7 +58,7 @@ ARMS = {
     "no-recall": Arm(BASE, {**_FIXED, "recall": False}, {}),
     "posterior": Arm(BASE, {**_FIXED, "adapt": {"sigma": 0.3}}, {}),
     "half-steps": Arm(BASE, {**_FIXED, "adapt": {"steps": 64}}, {}),
-    "stopped": Arm(BASE, {"leave_one_out": 3, "stop": True}, {}),
+    "stopped": Arm(BASE, {**_FIXED, "leave_one_out": 3, "stop": True}, {}),
     **{f"networks-{n}": Arm(BASE, {**_FIXED, "networks": n}, {}) for n in (2, 4)},
     "joint": Arm(BASE, {**_FIXED, **_NONE}, {}, joint=True),
     "joint-network": Arm(BASE, {**_FIXED, "adapt": {"steps": 64, "latents_first": 0.0}}, {}, joint=True),
