@@ -18,7 +18,7 @@ from arcsolve.inference.adaptation import Adapted, AdaptSettings, Refinement, ad
 from arcsolve.inference.joint import JointSettings, adapt_jointly, joint_solver
 from arcsolve.inference.leave_one_out import CHECKS, _Fold, _summary, leave_one_out
 from arcsolve.inference.recall import Recall, k_means
-from arcsolve.inference.settings import Settings
+from arcsolve.inference.settings import Progress, Settings
 from arcsolve.inference.solution import LeftOut
 from arcsolve.inference.solver import Solver
 from arcsolve.inference.voting import plausible, vote
@@ -198,7 +198,9 @@ def test_networks_refined_independently_vote_together(solver: Solver) -> None:
     """Each is what a solve with its own seed would be, so a vote over seeds can be had from runs that stand already."""
     task = load_task(PUZZLE)
     quick = Settings(views=4, networks=1, adapt=AdaptSettings(steps=4), leave_one_out=0)
-    together = solver.solve(task, replace(quick, networks=2))
+    seen: list[Progress] = []
+    together = solver.solve(task, replace(quick, networks=2), seen.append)
+    assert (seen[-1].stage, seen[-1].done, seen[-1].total) == ("sample", 8, 8), "progress counts both"
     assert together.adapt_steps == (4, 4)
     alone = [solver.solve(task, replace(quick, seed=seed)) for seed in (0, 1)]
     votes: dict[bytes, int] = {}

@@ -136,11 +136,15 @@ class Solver:
             (self._backend(network), network.latents, replace(settings, seed=settings.seed + number))
             for number, network in enumerate(ready.adapted)
         ]
+
+        def show(number: int, state: Progress) -> None:
+            listener(replace(state, done=number * state.total + state.done, total=len(members) * state.total))
+
         tests = []
         for pair in task.test:
             samples = [
-                self._sample(backend, latents, task.train, pair.input, own, clock, listener)
-                for backend, latents, own in members
+                self._sample(backend, latents, task.train, pair.input, own, clock, partial(show, number))
+                for number, (backend, latents, own) in enumerate(members)
             ]
             tests.append(_answers(samples, task.train, pair.input))
         clock.lap("sample")
