@@ -178,7 +178,7 @@ def example() -> tuple[Task, Solution]:
     recalled = Recalled("0a1b2c3d", 0.5, 1.25, (Neighbour("0a1b2c3d", 0.5),))
     left_out = LeftOut(2, 3, 64, ((32, 0.75, 0.5), (64, 0.25, 1.0)))
     solution = Solution(
-        "ab[red]", "per-task", "00", 0, True, True, recalled, left_out, 64, (solved, missed), {"total": 12.34}
+        "ab[red]", "per-task", "00", 0, True, True, recalled, left_out, (64, 64), (solved, missed), {"total": 12.34}
     )
     return task, solution
 
@@ -199,7 +199,7 @@ def test_solution_tells_everything(style: Style) -> None:
 
 def test_details_tell_how_the_answer_came_about() -> None:
     text = " ".join("\n".join(drawn(detail_view(example()[1]), 200)).split())
-    parts = ["from 0a1b2c3d for 64 steps", "0.500 nats", "the mean: 1.250", "total 12.3"]
+    parts = ["from 0a1b2c3d for 64 + 64 steps", "0.500 nats", "the mean: 1.250", "total 12.3"]
     for part in (*parts, "32: 50%, 0.750, 64: 100%, 0.250"):
         assert part in text
     assert max(map(len, drawn(detail_view(example()[1]), 40))) <= 40
