@@ -47,6 +47,13 @@ _OPTIONS = (
         help="Optimizer steps on the demonstrations; 0 for none (default: 128).",
     ),
     click.option(
+        "--networks",
+        type=click.IntRange(1),
+        default=2,
+        show_default=True,
+        help="Networks that are refined independently and vote together.",
+    ),
+    click.option(
         "--recall/--no-recall",
         default=True,
         show_default=True,
@@ -58,13 +65,6 @@ _OPTIONS = (
         default=3,
         show_default=True,
         help="So many demonstrations at the most (fewer or no large ones) are left out in turn: are they reproduced?",
-    ),
-    click.option(
-        "--networks",
-        type=click.IntRange(1),
-        default=2,
-        show_default=True,
-        help="Networks that are refined independently and vote together.",
     ),
     click.option("--stop", is_flag=True, help="Refine only for as many steps as were best for what was left out."),
     click.option("--no-leave-one-out", "leave_one_out", flag_value=0, type=int, help="The same as --leave-one-out 0."),

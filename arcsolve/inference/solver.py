@@ -132,20 +132,18 @@ class Solver:
     ) -> tuple[TestSolution, ...]:
         """Sample and vote on every test input."""
         clock = clock or Clock(settings.time_limit)
-        members = [
-            (self._backend(network), network.latents, replace(settings, seed=settings.seed + number))
-            for number, network in enumerate(ready.adapted)
-        ]
+        members = [(self._backend(network), network.latents) for network in ready.adapted]
 
         def show(number: int, state: Progress) -> None:
             listener(replace(state, done=number * state.total + state.done, total=len(members) * state.total))
 
         tests = []
         for pair in task.test:
-            samples = [
-                self._sample(backend, latents, task.train, pair.input, own, clock, partial(show, number))
-                for number, (backend, latents, own) in enumerate(members)
-            ]
+            samples = []
+            for number, (backend, latents) in enumerate(members):
+                own = replace(settings, seed=settings.seed + number)
+                report = partial(show, number)
+                samples.append(self._sample(backend, latents, task.train, pair.input, own, clock, report))
             tests.append(_answers(samples, task.train, pair.input))
         clock.lap("sample")
         return tuple(tests)
