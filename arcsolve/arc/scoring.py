@@ -59,24 +59,75 @@ class Score:
         return asdict(self)
 
 
-def score(answers: Mapping[str, Sequence[Attempts]], tasks: TaskSet) -> Score:
+@dataclass(frozen=True)
+class Change:
+    """What one submission has right that another has not.
+
+    Attributes:
+        gained, lost: (task id, index of the test output) that only this one has right, and only the other one.
+        by_output, by_task: difference of the two means.
+        by_output_95, by_task_95: 95% confidence intervals by the paired bootstrap over tasks.
+    """
+
+    gained: tuple[tuple[str, int], ...]
+    lost: tuple[tuple[str, int], ...]
+    by_output: float
+    by_task: float
+    by_output_95: tuple[float, float]
+    by_task_95: tuple[float, float]
+
+
+Hits = dict[str, NDArray[np.bool_]]
+"""By task id whether the first attempt, and either of two, is right: shape (test outputs, 2)."""
+
+
+def hits(answers: Mapping[str, Sequence[Attempts]], tasks: TaskSet) -> Hits:
     """Compare two attempts at each test output with the true outputs; every test input must be answered.
 
     Raises:
         ArcsolveError: a test output is hidden, or the answers do not match the tasks.
     """
     validate_submission(answers, tasks, "answers")
-    hits: list[NDArray[np.bool_]] = []  # For each task: shape (test outputs, 2).
+    found: Hits = {}
     for task in tasks:
         rows = []
         for i, (pair, attempts) in enumerate(zip(task.test, answers[task.id], strict=True)):
             if pair.output is None:
                 raise ArcsolveError(f"{tasks.name}: {task.id}.test[{i}]: the output is hidden, so it cannot be scored")
-            rows.append([np.array_equal(attempt, pair.output) for attempt in attempts])
-        hits.append(np.array(rows))
-    first = [task_hits[:, 0] for task_hits in hits]
-    either = [task_hits[:, 0] | task_hits[:, 1] for task_hits in hits]
-    return Score(tasks.name, tasks.hash, len(tasks), sum(map(len, hits)), _rate(first), _rate(either))
+            first, second = (np.array_equal(attempt, pair.output) for attempt in attempts)
+            rows.append([first, first or second])
+        found[task.id] = np.array(rows)
+    return found
+
+
+def score(answers: Mapping[str, Sequence[Attempts]], tasks: TaskSet) -> Score:
+    """Both rates of a submission.
+
+    Raises:
+        ArcsolveError: as :func:`hits` does.
+    """
+    found = list(hits(answers, tasks).values())
+    first, either = (_rate([task_hits[:, k] for task_hits in found]) for k in (0, 1))
+    return Score(tasks.name, tasks.hash, len(tasks), sum(map(len, found)), first, either)
+
+
+def compare(these: Hits, others: Hits, attempts: int) -> Change:
+    """What ``these`` hits have that ``others``, on the same tasks, have not, at one attempt or two."""
+    own, other = ({task_id: rows[:, attempts - 1] for task_id, rows in found.items()} for found in (these, others))
+    listed = [(task_id, index) for task_id, row in own.items() for index in range(len(row))]
+    gained = tuple((task_id, i) for task_id, i in listed if own[task_id][i] and not other[task_id][i])
+    lost = tuple((task_id, i) for task_id, i in listed if other[task_id][i] and not own[task_id][i])
+    net = np.array([own[task_id].astype(int).sum() - other[task_id].sum() for task_id in own])
+    outputs = np.array([len(row) for row in own.values()])
+    by_output, by_task = _bootstrap(net, outputs)
+    return Change(
+        gained,
+        lost,
+        float(net.sum() / outputs.sum()),
+        float((net / outputs).mean()),
+        _interval(by_output),
+        _interval(by_task),
+    )
 
 
 def _rate(hits: list[NDArray[np.bool_]]) -> Rate:
@@ -86,16 +137,21 @@ def _rate(hits: list[NDArray[np.bool_]]) -> Rate:
         bound, share = 0.025 ** (1 / len(hits)), float(right.sum() > 0)
         exact = (bound, 1.0) if share else (0.0, 1 - bound)
         return Rate(share, share, exact, exact)
-    rng = np.random.default_rng(0)
-    by_output, by_task = [], []
-    # The bootstrap (Efron, 1979) over tasks, not outputs, since the outputs of one task stand or fall together.
-    for _ in range(BOOTSTRAP):
-        drawn = rng.integers(len(hits), size=len(hits))
-        by_output.append(right[drawn].sum() / outputs[drawn].sum())
-        by_task.append((right[drawn] / outputs[drawn]).mean())
+    by_output, by_task = _bootstrap(right, outputs)
     return Rate(
         float(right.sum() / outputs.sum()), float((right / outputs).mean()), _interval(by_output), _interval(by_task)
     )
+
+
+def _bootstrap(right: NDArray[np.int_], outputs: NDArray[np.int_]) -> tuple[list[float], list[float]]:
+    """Both means over resampled tasks (Efron, 1979): of tasks, since the outputs of one stand or fall together."""
+    rng = np.random.default_rng(0)
+    by_output, by_task = [], []
+    for _ in range(BOOTSTRAP):
+        drawn = rng.integers(len(right), size=len(right))
+        by_output.append(float(right[drawn].sum() / outputs[drawn].sum()))
+        by_task.append(float((right[drawn] / outputs[drawn]).mean()))
+    return by_output, by_task
 
 
 def _interval(values: list[float]) -> tuple[float, float]:

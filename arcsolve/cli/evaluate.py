@@ -63,10 +63,13 @@ def evaluate(
     **options: Any,
 ) -> None:
     from arcsolve.cli.options import joint_settings, make_solver
+    from arcsolve.files import lock_folder, make_folder
     from arcsolve.inference import evaluation, results
 
+    locked = ExitStack()
     if output is not None:
         make_folder(output)
+        locked.enter_context(lock_folder(output))
     solver, settings = make_solver(options)
     chosen = evaluation.figure(figure, solver, protocol)
     chosen = replace(chosen, tasks=evaluation.limited(chosen.tasks, limit, max_side, settings.seed))
@@ -78,7 +81,7 @@ def evaluate(
         settings = replace(settings, adapt=replace(settings.adapt, steps=steps), recall=False, leave_one_out=0)
     elif chosen.protocol == "development":
         settings = replace(settings, adapt=replace(settings.adapt, steps=0), leave_one_out=0)
-    made_with = results.made_with(solver, settings, asdict(joint) if joint else None)
+    made_with = results.made_with(solver.backend.name, settings, asdict(joint) if joint else None)
     path = None if output is None else output / results.RESULTS
     done = results.read_results(path, solver, chosen, made_with) if path is not None else {}
     with ExitStack() as stack:
@@ -96,22 +99,6 @@ def evaluate(
         click.echo(json.dumps(facts))
     else:
         _print(facts, result, consoles)
-
-
-def make_folder(path: Path) -> None:
-    """Make a run folder.
-
-    Raises:
-        ArcsolveError: it cannot be made, or is not writable.
-    """
-    from arcsolve.errors import ArcsolveError
-    from arcsolve.files import check_folder
-
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArcsolveError(f"{path}: {error.strerror or error}") from error
-    check_folder(path / "results.jsonl")
 
 
 def adapt_to_set(solver: Solver, tasks: TaskSet, joint: JointSettings, folder: Path, seed: int, backend: str) -> Solver:
@@ -170,7 +157,8 @@ def _solve(
     def finished(task: Task, solution: Solution, outcome: Outcome) -> None:
         nonlocal right, outputs, spent_work
         if path is not None:
-            results.append(path, results.line_of(task, solution, made_with))
+            line = results.line_of(task, solver.weights.sha256, made_with, solution=solution.to_json())
+            results.append(path, line)
         right += sum(outcome.right)
         outputs += len(outcome.right)
         spent_work += work[task.id]
@@ -194,7 +182,7 @@ def _facts(
     joint: JointSettings | None,
     made_with: dict[str, Any],
 ) -> dict[str, Any]:
-    from arcsolve.inference.sampler import effective_samples
+    from arcsolve.inference.results import told_of
 
     score = result.score.to_json()
     trajectories = sum(outcome.trajectories for outcome in result.outcomes.values())
@@ -203,16 +191,7 @@ def _facts(
         "protocol": chosen.protocol,
         "data": score["data"],
         "data_sha256": score["hash"],
-        "weights_sha256": solver.weights.sha256,
-        "backend": solver.backend.name,
-        "views": settings.views,
-        "samples": effective_samples(solver.weights.config, settings.samples, solver.noise(settings)),
-        "noise": solver.noise(settings),
-        "steps": settings.steps or solver.weights.config.steps,
-        "recall": settings.recall,
-        "adapt_steps": settings.adapt.steps,
-        "networks": settings.refined,
-        "leave_one_out": settings.leave_one_out,
+        **told_of(solver.weights, solver.backend.name, settings),
         "joint_presentations": joint.presentations if joint else 0,
         "seed": settings.seed,
         "settings": made_with,

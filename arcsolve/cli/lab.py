@@ -120,8 +120,9 @@ def stages(
     **options: Any,
 ) -> None:
     from arcsolve.arc.task import Task
-    from arcsolve.cli.evaluate import adapt_to_set, make_folder
+    from arcsolve.cli.evaluate import adapt_to_set
     from arcsolve.cli.options import joint_settings, make_solver
+    from arcsolve.files import make_folder
     from arcsolve.inference import evaluation, results
     from arcsolve.lab import stages as suite
 

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 COMMANDS = {
     "solve": ("arcsolve.cli.solve:solve", "Solve a task and draw the answers."),
     "show": ("arcsolve.cli.show:show", "Draw tasks."),
+    "batch": ("arcsolve.cli.batch:batch", "Solve a set of tasks, with a submission at hand at any time."),
+    "submit": ("arcsolve.cli.submit:submit", "Write the answers of a batch run as a submission."),
     "eval": ("arcsolve.cli.evaluate:evaluate", "Solve a set of tasks and score the answers."),
-    "score": ("arcsolve.cli.score:score_command", "Score a submission file."),
+    "score": ("arcsolve.cli.score:score_command", "Score a submission."),
     "data": ("arcsolve.cli.data:data", "Prepare training data."),
     "train": ("arcsolve.cli.train:train", "Train the network."),
     "bench": ("arcsolve.cli.bench:bench", "Measure this machine."),

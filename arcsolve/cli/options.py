@@ -1,4 +1,4 @@
-"""Options that ``solve`` and ``eval`` share, and the solver they describe."""
+"""Options that ``solve``, ``eval`` and ``batch`` share, and the solver and workers they describe."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from arcsolve.inference.joint import JointSettings
+    from arcsolve.inference.pool import Pool
     from arcsolve.inference.settings import Settings
     from arcsolve.inference.solver import Solver
 
@@ -108,19 +109,32 @@ def joint_settings(presentations: int | None) -> JointSettings:
 
 def make_solver(options: dict[str, Any], *, time_limit: float | None = None) -> tuple[Solver, Settings]:
     """The solver and settings that the options describe; says on standard error if it fell back to the CPU."""
+    from arcsolve.inference.solver import Solver
+
+    solver = Solver.from_weights(
+        options["weights"],
+        backend=options["backend"],
+        device=options["device"],
+        threads=options.get("threads") or 0,
+    )
+    if notice := getattr(solver.backend, "notice", None):
+        click.echo(f"arcsolve: {notice}", err=True)
+    return solver, make_settings(options, solver.device.type, time_limit)
+
+
+def make_settings(options: dict[str, Any], device: str, time_limit: float | None = None) -> Settings:
+    """The settings that the options describe, for a device of this type."""
     from dataclasses import replace
+
+    import torch
 
     from arcsolve.inference.adaptation import AdaptSettings
     from arcsolve.inference.settings import Settings
-    from arcsolve.inference.solver import Solver
 
-    solver = Solver.from_weights(options["weights"], backend=options["backend"], device=options["device"])
-    if notice := getattr(solver.backend, "notice", None):
-        click.echo(f"arcsolve: {notice}", err=True)
-    adapt = AdaptSettings.for_device(solver.device)
+    adapt = AdaptSettings.for_device(torch.device(device))
     if options["adapt_steps"] is not None:
         adapt = replace(adapt, steps=options["adapt_steps"])
-    return solver, Settings(
+    return Settings(
         views=options["views"],
         samples=options["samples"],
         steps=options["steps"],
@@ -133,3 +147,26 @@ def make_solver(options: dict[str, Any], *, time_limit: float | None = None) -> 
         seed=options["seed"],
         time_limit=time_limit,
     )
+
+
+def make_pool(solver: Solver, options: dict[str, Any]) -> Pool:
+    """Workers on this machine: ``--workers``, by default one for each GPU, or this process alone."""
+    import os
+
+    import torch
+
+    from arcsolve.inference.pool import InlinePool, ProcessPool, SolverSpec
+
+    device: str = options["device"]
+    on_gpu = "cuda" in solver.backend.name
+    # A GPU named by its number is the only one that is wanted.
+    every = on_gpu and ":" not in device
+    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if every else []
+    devices = devices or [device]
+    count = options["workers"] or len(devices)
+    if count == 1:
+        return InlinePool(solver)  # which has its threads already
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = options["threads"] or (0 if on_gpu else max(1, cores // count))
+    path, backend = solver.weights.path, options["backend"]
+    return ProcessPool([SolverSpec(path, backend, devices[number % len(devices)], threads) for number in range(count)])

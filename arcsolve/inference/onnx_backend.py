@@ -25,13 +25,14 @@ class OnnxBackend:
         weights: a weights file with its graph (same name, ``.onnx``) beside it.
         device: ``auto``, ``cpu`` or ``cuda[:n]``. ``auto`` takes CUDA where it works; where there is a GPU and it does
             not, ``notice`` says so in a line.
+        threads: of the CPU; 0 for one on each core.
 
     Raises:
         ArcsolveError: the graph is not there, or a device asked for by name is not usable.
         FormatError: the graph does not fit the weights.
     """
 
-    def __init__(self, weights: Weights, device: str = "auto") -> None:
+    def __init__(self, weights: Weights, device: str = "auto", threads: int = 0) -> None:
         self.config = weights.config
         self.start = (weights.network["h0"], weights.network["l0"])
         graph = weights.path.with_suffix(".onnx")
@@ -39,6 +40,7 @@ class OnnxBackend:
             raise ArcsolveError(f"{graph}: no such graph; make it with `arcsolve export {weights.path}`")
         options = ort.SessionOptions()
         options.log_severity_level = 4  # a provider that cannot start is reported below, in one line
+        options.intra_op_num_threads = threads
         self.session = _session(graph, options, device)
         # The graph points into the file by offset: into another file, or a later checkpoint, it would read nonsense.
         if self.session.get_modelmeta().custom_metadata_map.get(WEIGHTS_SHA256) != weights.sha256:

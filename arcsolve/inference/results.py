@@ -6,28 +6,64 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError, FormatError
 from arcsolve.inference.evaluation import Figure, Outcome
+from arcsolve.inference.sampler import effective_samples
 from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Solution
 from arcsolve.inference.solver import Solver
+from arcsolve.network.weights import Weights
 
 RESULTS = "results.jsonl"
 
 
-def made_with(solver: Solver, settings: Settings, joint: dict[str, Any] | None) -> dict[str, Any]:
-    """What two lines of a results file must agree on, beside weights and protocol, as JSON has it."""
-    value: dict[str, Any] = json.loads(json.dumps({**asdict(settings), "joint": joint, "backend": solver.backend.name}))
+def made_with(backend: str, settings: Settings, joint: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What two lines of a results file must agree on, beside weights and protocol, as JSON has it.
+
+    Args:
+        backend: its name.
+        joint: how the set was adapted to jointly, if it was.
+    """
+    value: dict[str, Any] = json.loads(json.dumps({**asdict(settings), "joint": joint, "backend": backend}))
     return value
 
 
-def line_of(task: Task, solution: Solution, settings: dict[str, Any]) -> dict[str, Any]:
-    """A line of the results file: the solution, the task's content, and what :func:`made_with` gives."""
-    return {"id": task.id, "task_hash": task.hash, "settings": settings, "solution": solution.to_json()}
+def told_of(weights: Weights, backend: str, settings: Settings) -> dict[str, Any]:
+    """What a score or a run has to tell beside its data: weights, budgets and seed, as a user names them."""
+    noise = weights.config.noise if settings.noise is None else settings.noise
+    return {
+        "weights_sha256": weights.sha256,
+        "backend": backend,
+        "views": settings.views,
+        "samples": effective_samples(weights.config, settings.samples, noise),
+        "noise": noise,
+        "steps": settings.steps or weights.config.steps,
+        "recall": settings.recall,
+        "adapt_steps": settings.adapt.steps,
+        "networks": settings.refined,
+        "leave_one_out": settings.leave_one_out,
+    }
+
+
+def line_of(task: Task, weights_sha256: str, settings: dict[str, Any], **result: Any) -> dict[str, Any]:
+    """A line of the results file: the task's content, what solved it (:func:`made_with`), when, and the result.
+
+    Args:
+        result: ``solution``, as JSON, or ``error``; and whatever else is to be known.
+    """
+    return {
+        "id": task.id,
+        "task_hash": task.hash,
+        "weights_sha256": weights_sha256,
+        "settings": settings,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **result,
+    }
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
@@ -74,8 +110,11 @@ def read_results(path: Path, solver: Solver, chosen: Figure, settings: dict[str,
     return done
 
 
-def whole_lines(path: Path) -> Iterator[str]:
-    """The lines of a file of JSON lines, none where there is no file; what a kill left of a last one is cut off.
+def whole_lines(path: Path, *, mend: bool = True) -> Iterator[str]:
+    """The lines of a file of JSON lines, none where there is no file; what a kill left of a last one is left out.
+
+    Args:
+        mend: cut off what is left out; not where another process may be writing that line just now.
 
     Raises:
         ArcsolveError: the file cannot be read or shortened, or is no text.
@@ -83,11 +122,12 @@ def whole_lines(path: Path) -> Iterator[str]:
     if not path.exists():
         return
     try:
-        with path.open("r+b") as file:
+        with path.open("r+b" if mend else "rb") as file:
             end = 0
             for line in file:
                 if not line.endswith(b"\n"):
-                    file.truncate(end)
+                    if mend:
+                        file.truncate(end)
                     return
                 end += len(line)
                 yield line.decode()

@@ -67,21 +67,26 @@ class Solver:
         self.rows = rows or {}
 
     @classmethod
-    def from_weights(cls, path: str | Path | None = None, *, backend: str = "onnx", device: str = "auto") -> Solver:
+    def from_weights(
+        cls, path: str | Path | None = None, *, backend: str = "onnx", device: str = "auto", threads: int = 0
+    ) -> Solver:
         """A solver from a weights file, by default the shipped one.
 
         Args:
             backend: ``onnx`` or ``torch``.
             device: ``auto``, ``cpu`` or ``cuda[:n]``.
+            threads: of the CPU, for the whole process; 0 leaves them as they are.
 
         Raises:
             ArcsolveError: weights, graph or device are not usable.
         """
+        if threads:
+            torch.set_num_threads(threads)
         weights = load_weights(Path(path) if path is not None else shipped_weights())
         if backend == "torch":
             chosen = choose_device(device)
             return cls(weights, TorchBackend(weights.config, weights.network, chosen), chosen)
-        runtime = OnnxBackend(weights, device)
+        runtime = OnnxBackend(weights, device, threads)
         # Adaptation goes where sampling goes, except where this torch has no CUDA though ONNX Runtime does.
         return cls(weights, runtime, choose_device(runtime.device if torch.cuda.is_available() else "cpu"))
 

@@ -1,0 +1,254 @@
+"""``arcsolve batch``: a set of tasks solved, with a submission at hand at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from arcsolve.cli.console import Consoles, color_option
+from arcsolve.cli.options import solver_options
+from arcsolve.cli.show import complete_source
+
+if TYPE_CHECKING:
+    from arcsolve.arc.dataset import TaskSet
+    from arcsolve.arc.task import Task
+    from arcsolve.inference.batch import Batch
+    from arcsolve.inference.pool import Pool
+    from arcsolve.inference.settings import Settings
+    from arcsolve.network.weights import Weights
+
+INCOMPLETE = 3
+SUMMARY = "summary.json"
+
+
+@click.command(
+    help="Solve every task of SOURCE: a task file, a directory of them, a combined file, `-` for standard input, or an "
+    "official set by name. The same command goes on where it was stopped. Exit status 3: some tasks have no answer.",
+    context_settings={"default_map": {"leave_one_out": 0}},
+)
+@click.argument("source", shell_complete=complete_source)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Run folder: results.jsonl, a line for each task as it is solved; submission.json, complete at any time; "
+    "summary.json.",
+)
+@click.option(
+    "--deadline",
+    metavar="DURATION",
+    help="Be done in 11h30m, 90m or 45s from now: the time that is left is shared over the tasks that are left.",
+)
+@click.option("--time-limit", type=click.FloatRange(0, min_open=True), help="Cap in seconds for each task.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes that solve a task each (default: one for each GPU, or this process alone). With --ray: workers on "
+    "the cluster (default: as many as its GPUs, or its CPUs, allow).",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="CPU threads of each worker (default: its share of the cores; with --ray 1). Answers are equal for equal "
+    "numbers of threads, since sums in another order are not.",
+)
+@click.option("--ray", metavar="ADDRESS", help="Solve on this Ray cluster: auto, host:port or ray://host:port.")
+@solver_options
+@click.option("--json", "as_json", is_flag=True, help="Also print each line of results.jsonl as it is written.")
+@color_option
+def batch(
+    source: str,
+    output: Path,
+    deadline: str | None,
+    time_limit: float | None,
+    ray: str | None,
+    as_json: bool,
+    consoles: Consoles,
+    **options: Any,
+) -> None:
+    from arcsolve.arc.dataset import Unreadable, load_tasks
+    from arcsolve.files import lock_folder, make_folder
+    from arcsolve.inference.batch import Batch, solve_all
+    from arcsolve.inference.deadline import Deadline, parse_duration
+    from arcsolve.inference.results import made_with
+
+    seconds = None if deadline is None else parse_duration(deadline)
+    began = time.monotonic()
+    unreadable: list[Unreadable] = []
+    tasks = load_tasks(source, unreadable)
+    make_folder(output)
+    with lock_folder(output), _pool(options, ray, time_limit) as (pool, weights, backend, settings):
+        run = Batch(
+            tasks,
+            unreadable,
+            output,
+            weights.sha256,
+            made_with(backend, settings),
+            keep_cut=deadline is not None,
+            warn=lambda line: click.echo(f"arcsolve: {line}", err=True),
+        )
+        clock = None
+        if seconds is not None:
+            clock = Deadline(seconds - (time.monotonic() - began), pool.size)
+        facts = _facts(source, tasks, weights, backend, settings, deadline)
+        _write_summary(output, facts, run, began)
+        lines = run.record_unreadable()
+        for line in lines:
+            click.echo(f"{line['id']}: failed: {line['error']}", err=True)
+        try:
+            with _progress(consoles, run, settings, as_json, lines) as finished:
+                solve_all(run, pool, settings, deadline=clock, finished=finished)
+        finally:
+            # Whatever ended it: what is solved is in the submission.
+            run.write_submission()
+            summary = _write_summary(output, facts, run, began)
+            _tell(summary, output)
+    if summary["failed"] or summary["unanswered"]:
+        click.get_current_context().exit(INCOMPLETE)
+
+
+@contextmanager
+def _pool(
+    options: dict[str, Any], ray: str | None, time_limit: float | None
+) -> Iterator[tuple[Pool, Weights, str, Settings]]:
+    """Workers, the weights they hold, the backend's name without a device's number, and the settings."""
+    from arcsolve.cli.options import make_pool, make_settings, make_solver
+    from arcsolve.inference.solver import shipped_weights
+
+    pool: Pool
+    if ray is not None:
+        from arcsolve.inference.pool import SolverSpec
+        from arcsolve.inference.ray_pool import RayPool
+        from arcsolve.network.weights import load_weights
+
+        weights = load_weights(options["weights"] or shipped_weights())
+        workers = RayPool(
+            ray,
+            SolverSpec(weights.path, options["backend"], options["device"], options["threads"] or 0),
+            options["workers"],
+        )
+        pool = workers
+        kind, settings = workers.device, make_settings(options, workers.device, time_limit)
+    else:
+        solver, settings = make_solver(options, time_limit=time_limit)
+        weights, pool = solver.weights, make_pool(solver, options)
+        kind = "cuda" if "cuda" in solver.backend.name else "cpu"
+    # A scheduler's way to say stop is to be treated like Ctrl-C: clean up, keep everything.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield pool, weights, f"{options['backend']}:{kind}", settings
+    finally:
+        pool.close()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _facts(
+    source: str, tasks: TaskSet, weights: Weights, backend: str, settings: Settings, deadline: str | None
+) -> dict[str, Any]:
+    from arcsolve.inference.results import told_of
+
+    return {
+        # For `submit`, which may be called from another folder.
+        "source": os.path.abspath(source) if os.path.lexists(source) else source,
+        "protocol": weights.training.get("protocol", "per-task"),
+        "data_sha256": tasks.hash,
+        **told_of(weights, backend, settings),
+        "seed": settings.seed,
+        "time_limit": settings.time_limit,
+        "deadline": deadline,
+    }
+
+
+def _write_summary(output: Path, facts: dict[str, Any], run: Batch, began: float) -> dict[str, Any]:
+    from arcsolve.files import replace_file
+
+    summary = {
+        **facts,
+        "tasks": len(run.answers),
+        "solved": len(run.solved),
+        "cut": len(run.cut),
+        "failed": run.failed,
+        "unanswered": sorted(run.answers.keys() - run.answered - run.failed.keys()),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    replace_file(output / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _tell(summary: dict[str, Any], output: Path) -> None:
+    from arcsolve.inference.batch import SUBMISSION
+
+    parts = [f"{summary['solved']} of {summary['tasks']} tasks solved"]
+    parts += [f"{summary['cut']} of them on a cut budget"] if summary["cut"] else []
+    parts += [f"{len(summary['failed'])} failed"] if summary["failed"] else []
+    parts += [f"{len(summary['unanswered'])} not reached"] if summary["unanswered"] else []
+    stand_ins = " (stand-ins for what has no answer)" if summary["failed"] or summary["unanswered"] else ""
+    click.echo(f"{', '.join(parts)}: {output / SUBMISSION}{stand_ins}", err=True)
+
+
+@contextmanager
+def _progress(
+    consoles: Consoles, run: Batch, settings: Settings, as_json: bool, lines: list[dict[str, Any]]
+) -> Iterator[Callable[[Task, dict[str, Any], float], None]]:
+    """What to do with each finished task: a line on standard error, above a bar on a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from arcsolve.inference.deadline import work
+
+    todo = run.todo
+    total, done = len(todo), 0
+    if total < len(run.tasks):
+        click.echo(f"{len(run.tasks) - total} of {len(run.tasks)} tasks are solved already", err=True)
+    all_work, spent_work, began = sum(work(task, settings.adapt) for task in todo), 0.0, time.monotonic()
+    if as_json:
+        for line in lines:
+            click.echo(json.dumps(line))
+    bar = Progress(
+        BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"), console=consoles.err, transient=True
+    )
+    shown = bar.add_task("", total=total, left="")
+
+    def finished(task: Task, line: dict[str, Any], size: float) -> None:
+        nonlocal done, spent_work
+        done += 1
+        spent_work += size
+        spent = time.monotonic() - began
+        left = f"about {_duration(spent * (all_work / spent_work - 1))} left"
+        text = f"{done}/{total}  {task.id}  {_outcome(line)}"
+        if consoles.err.is_terminal:
+            consoles.err.print(text, soft_wrap=True)
+            bar.update(shown, advance=1, left=left)
+        else:
+            click.echo(f"{text}  {left}", err=True)
+        if as_json:
+            click.echo(json.dumps(line))
+
+    if consoles.err.is_terminal and total:
+        with bar:
+            yield finished
+    else:
+        yield finished
+
+
+def _outcome(line: dict[str, Any]) -> str:
+    if "error" in line:
+        return f"failed: {line['error']}"
+    tests = line["solution"]["test"]
+    shares = [test["candidates"][0]["votes"] / sum(one["votes"] for one in test["candidates"]) for test in tests]
+    votes = " ".join(f"{share:.0%}" for share in shares)
+    return f"{line['solution']['seconds']['total']:.1f} s  votes {votes}{'  budget cut' if line['cut'] else ''}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

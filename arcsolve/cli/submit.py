@@ -1,0 +1,93 @@
+"""``arcsolve submit``: a run's answers in the form that a benchmark wants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from arcsolve.cli.show import complete_source
+
+
+@click.command("submit")
+@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["kaggle", "arc-agi-benchmarking"]),
+    default="kaggle",
+    show_default=True,
+    help="One submission.json, or a folder with a file for each task.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file, or the folder.")
+@click.option(
+    "--tasks", "source", shell_complete=complete_source, help="The challenges to answer (default: what RUN solved)."
+)
+def submit(run: Path, layout: str, output: Path, source: str | None) -> None:
+    """Write the answers of RUN, a folder of `arcsolve batch`, as a submission.
+
+    Every task and every test input of the challenges gets two attempts, in order: where RUN has no answer, the input
+    itself and a black cell, which is said. Exit status 3: that is so somewhere.
+    """
+    from arcsolve.arc.benchmarking import write_benchmarking
+    from arcsolve.arc.dataset import Unreadable, load_tasks, one_line
+    from arcsolve.arc.submission import validate_submission, write_submission
+    from arcsolve.cli.batch import INCOMPLETE
+    from arcsolve.files import check_folder
+    from arcsolve.inference.batch import Entry, read_entries, unanswered
+    from arcsolve.inference.results import RESULTS
+
+    check_folder(output)
+    summary = _summary(run)
+    unreadable: list[Unreadable] = []
+    tasks = load_tasks(source or _source(run, summary), unreadable)
+    entries: dict[str, Entry] = {}
+    for entry in read_entries(run / RESULTS, tasks, lambda line: click.echo(f"arcsolve: {line}", err=True)):
+        entries[entry.id] = entry
+    answers = unanswered(tasks, unreadable)
+    answers |= {task_id: entry.attempts for task_id, entry in entries.items()}
+    validate_submission(answers, tasks, one_line(str(output)), unreadable)
+    if layout == "kaggle":
+        write_submission(output, answers)
+    else:
+        write_benchmarking(output, answers, {task_id: _origin(entries.get(task_id)) for task_id in answers}, run.name)
+    if len({(entry.weights_sha256, str(entry.settings)) for entry in entries.values()}) > 1:
+        click.echo("arcsolve: the answers were made with several kinds of weights or settings", err=True)
+    missing = [task_id for task_id in answers if task_id not in entries]
+    outputs = sum(map(len, answers.values()))
+    click.echo(f"{output}: {len(answers)} tasks, {outputs} test inputs, two attempts each")
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        click.echo(f"arcsolve: without an answer in {run}: {one_line(missing[0])}{more}", err=True)
+        click.get_current_context().exit(INCOMPLETE)
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    from arcsolve.arc.dataset import read_json
+    from arcsolve.cli.batch import SUMMARY
+    from arcsolve.errors import FormatError
+
+    value = read_json(str(run / SUMMARY), "no such file; is this a folder of `arcsolve batch`?")
+    if not isinstance(value, dict):
+        raise FormatError(f"{run / SUMMARY}: expected an object")
+    return value
+
+
+def _source(run: Path, summary: dict[str, Any]) -> str:
+    from arcsolve.errors import ArcsolveError
+
+    source = summary.get("source")
+    if not isinstance(source, str) or source == "-":
+        raise ArcsolveError(f"{run}: does not say which tasks it solved; name them with --tasks")
+    return source
+
+
+def _origin(entry: Any) -> Any:
+    from datetime import UTC, datetime
+
+    from arcsolve.arc.benchmarking import Origin
+
+    if entry is None:
+        return Origin("none: no answer", {}, datetime.now(UTC), 0.0)
+    return Origin(f"arcsolve-{entry.weights_sha256[:8]}", entry.settings, entry.finished, entry.seconds)

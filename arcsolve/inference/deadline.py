@@ -1,0 +1,123 @@
+"""A deadline for many tasks: how much of the time that is left each task may take, and what to leave out to fit in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from arcsolve.arc.task import Task
+from arcsolve.errors import ArcsolveError
+from arcsolve.inference.adaptation import AdaptSettings
+from arcsolve.inference.settings import Settings
+from arcsolve.inference.solution import Solution
+from arcsolve.shapes import canvas_size
+
+RESERVE = 0.02
+"""Share of the deadline, at most ``RESERVE_SECONDS``, that is kept for what overruns and for writing."""
+RESERVE_SECONDS = 30.0
+
+FLOOR_STEPS = 16
+"""Fewest steps of refinement that are worth their time; where even these do not fit, fewer tasks are solved instead."""
+
+PREFIX = 19
+"""Tokens beside the cells: close enough for an estimate."""
+
+_DURATION = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``11h30m``, ``90m``, ``45s``, ``1h30m10s`` or ``3600``.
+
+    Raises:
+        ArcsolveError: it is no such duration above zero.
+    """
+    seconds, number = 0.0, ""
+    units = list(_DURATION)
+    try:
+        for letter in text.strip().lower().replace("min", "m"):
+            if letter in units:
+                seconds += float(number) * _DURATION[letter]
+                units, number = units[units.index(letter) + 1 :], ""
+            else:
+                number += letter
+        seconds += float(number) if number else 0.0
+        if number and len(units) < len(_DURATION):
+            raise ValueError
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        raise ArcsolveError(f"{text!r} is no duration: expected one such as 11h30m, 90m, 45s or a number of seconds")
+    return seconds
+
+
+def work(task: Task, adapt: AdaptSettings) -> float:
+    """What an optimizer step of a task costs, in tokens: the unit of all estimates of time."""
+    known = [pair.output.size for pair in task.train if pair.output is not None]
+    asked = [h * w for h, w in (canvas_size(task.train, pair.input) for pair in task.test)]
+    sample = PREFIX + max(*(pair.input.size for pair in task.train), *known, *asked)
+    return float(sample * max(1, min(adapt.batch, adapt.tokens // sample)))
+
+
+class Deadline:
+    """Shares the time that is left over the tasks that are left, by :func:`work`.
+
+    The settings of a task are cut where they would take more than its share, by what earlier tasks took: first nothing
+    is left out of its demonstrations, then one network is refined instead of several, then for fewer steps. Steps come
+    last because a refinement that time cuts short is worth far less than a shorter one that was meant to be.
+
+    Args:
+        seconds: until the deadline.
+        workers: that solve at the same time.
+        now: the clock, in seconds.
+    """
+
+    def __init__(self, seconds: float, workers: int, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
+        self.workers = workers
+        self.end = now() + seconds - min(RESERVE_SECONDS, RESERVE * seconds)
+        self.refining = self.refined = 0.0  # seconds, and steps times work
+        self.other = self.others = 0.0  # seconds of recall and sampling, and networks times work
+
+    @property
+    def left(self) -> float:
+        """Seconds left, the reserve not counted."""
+        return self.end - self.now()
+
+    def plan(self, task: Task, waiting: float, settings: Settings) -> tuple[Settings, bool]:
+        """Settings that fit into the task's share of the time, with that share as their limit.
+
+        Args:
+            waiting: :func:`work` of all tasks that are not begun, this one included.
+
+        Returns:
+            The settings, and whether the answer may differ for what was cut.
+        """
+        size = work(task, settings.adapt)
+        share = max(self.left * self.workers * size / waiting, self.cost(size, 1, FLOOR_STEPS), 1.0)
+        limit = min(share, max(self.left, 1.0), settings.time_limit or share)
+        steps, networks = settings.adapt.steps, settings.refined
+        if settings.leave_one_out:
+            leaving = self.cost(size, 1, steps) * min(settings.leave_one_out, len(task.train))
+            if self.cost(size, networks, steps) + leaving > limit:
+                settings = replace(settings, leave_one_out=0)
+        cuts = [(count, steps) for count in range(networks, 0, -1)]
+        while cuts[-1][1] > FLOOR_STEPS:
+            cuts.append((1, max(FLOOR_STEPS, cuts[-1][1] * 3 // 4)))
+        fitting = next((cut for cut in cuts if self.cost(size, *cut) <= limit), cuts[-1])
+        adapt = replace(settings.adapt, steps=fitting[1])
+        return replace(settings, networks=fitting[0], adapt=adapt, time_limit=limit), fitting != cuts[0]
+
+    def learn(self, task: Task, settings: Settings, solution: Solution) -> None:
+        """Take into account what a task took."""
+        size = work(task, settings.adapt)
+        self.refining += solution.seconds.get("refine", 0.0)
+        self.refined += size * sum(solution.adapt_steps)
+        self.other += solution.seconds.get("recall", 0.0) + solution.seconds.get("sample", 0.0)
+        self.others += size * settings.refined
+
+    def cost(self, size: float, networks: int, steps: int) -> float:
+        """Estimated seconds; 0 as long as nothing is known."""
+        step = self.refining / self.refined if self.refined else 0.0
+        rest = self.other / self.others if self.others else 0.0
+        return size * networks * (steps * step + rest)

@@ -1,0 +1,135 @@
+"""Workers on an existing Ray cluster: actors with a solver each; one that is lost is replaced where there is room."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from arcsolve import __version__
+from arcsolve.errors import ArcsolveError
+from arcsolve.inference.pool import Done, Job, SolverSpec, attempt
+
+START_SECONDS = 600
+"""How long to wait for a first, or another, worker before giving up."""
+
+
+class RayPool:
+    """Workers on a cluster.
+
+    The weights and their graph travel to the workers, which need arcsolve, in this version, and no shared disk.
+
+    Args:
+        address: of the cluster, as ``ray.init`` takes it: ``auto``, ``host:port`` or ``ray://host:port``.
+        spec: the weights file here, its graph beside it unless the backend is torch; ``auto`` (GPUs if the cluster has
+            any), ``cpu`` or ``cuda``; and the CPUs that a worker gets, 0 for one.
+        workers: how many; by default as many as the GPUs of the cluster, or its CPUs, allow.
+
+    Raises:
+        ArcsolveError: Ray is not installed, the cluster cannot be reached, or it lacks what is asked for.
+    """
+
+    def __init__(self, address: str, spec: SolverSpec, workers: int | None = None) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise ArcsolveError("--ray needs Ray, install it with: pip install 'arcsolve-recursive[ray]'") from None
+        self.ray: Any = ray  # it is typed in part only
+        if spec.device not in ("auto", "cpu", "cuda"):
+            raise ArcsolveError(f"--device {spec.device}: with --ray, expected auto, cpu or cuda")
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ArcsolveError(f"--ray {address}: no such cluster ({lines[0][:200]})") from None
+        there = self.ray.cluster_resources()
+        gpus = int(there.get("GPU", 0))
+        self.device = spec.device if spec.device != "auto" else "cuda" if gpus else "cpu"
+        spec = replace(spec, device=self.device, threads=spec.threads or int(self.device == "cpu"))
+        needs = {"num_gpus": 1} if self.device == "cuda" else {"num_cpus": spec.threads}
+        most = gpus if self.device == "cuda" else int(there.get("CPU", 0)) // spec.threads
+        if not most:
+            raise ArcsolveError(f"--ray {address}: the cluster has no room for a worker on {self.device}")
+        self.size = min(workers or most, most)
+        files = {path.name: path.read_bytes() for path in _files(spec)}
+        self.start: tuple[Any, ...] = (__version__, spec, self.ray.put(files))
+        self.actor = self.ray.remote(_Actor).options(**needs, max_restarts=0, max_task_retries=0)
+        self.starting: dict[Any, Any] = {}
+        self.idle: list[Any] = []
+        self.running: dict[Any, tuple[Any, Job]] = {}
+        for _ in range(self.size):
+            self._start()
+
+    def _start(self) -> None:
+        actor = self.actor.remote(*self.start)
+        self.starting[actor.ready.remote()] = actor
+
+    @property
+    def free(self) -> int:
+        return len(self.idle)
+
+    def submit(self, job: Job) -> None:
+        actor = self.idle.pop()
+        self.running[actor.solve.remote(job)] = (actor, job)
+
+    def wait(self) -> Sequence[Done]:
+        waiting = [*self.running, *self.starting]
+        # Jobs take as long as they take; but where none runs, a worker should soon be there.
+        ready, _ = self.ray.wait(waiting, num_returns=1, timeout=None if self.running else START_SECONDS)
+        if not ready:
+            raise ArcsolveError(f"the Ray cluster gave no worker within {START_SECONDS} s")
+        (reference,) = ready
+        if reference in self.starting:
+            actor = self.starting.pop(reference)
+            try:
+                self.ray.get(reference)
+                self.idle.append(actor)
+            except self.ray.exceptions.RayActorError as error:
+                if "creation task" in str(error):  # its constructor raised; else its machine went
+                    raise ArcsolveError(f"a worker on the Ray cluster does not start: {_cause(error)}") from None
+                self._start()
+            return []
+        actor, job = self.running.pop(reference)
+        try:
+            result = self.ray.get(reference)
+        except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError):
+            self.ray.kill(actor)  # it may only have been out of reach
+            self._start()
+            return [Done(job, None)]
+        self.idle.append(actor)
+        return [Done(job, result)]
+
+    def close(self) -> None:
+        self.ray.shutdown()  # ends the actors, which this process owns
+
+
+class _Actor:
+    """A worker on the cluster."""
+
+    def __init__(self, version: str, spec: SolverSpec, files: dict[str, bytes]) -> None:
+        if version != __version__:
+            raise ArcsolveError(f"it has arcsolve {__version__}, this machine {version}")
+        # Once loaded, the files are needed no more.
+        with tempfile.TemporaryDirectory() as folder:
+            for file, content in files.items():
+                Path(folder, file).write_bytes(content)
+            self.solver = replace(spec, weights=Path(folder, spec.weights.name)).make()
+
+    def ready(self) -> None:
+        """Answers once the solver is made."""
+
+    def solve(self, job: Job) -> Any:
+        return attempt(self.solver, job)
+
+
+def _files(spec: SolverSpec) -> list[Path]:
+    return [spec.weights] if spec.backend == "torch" else [spec.weights, spec.weights.with_suffix(".onnx")]
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of Ray's report that names an exception."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else type(error).__name__)
