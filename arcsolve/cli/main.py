@@ -27,6 +27,7 @@ COMMANDS = {
     "submit": ("arcsolve.cli.submit:submit", "Write the answers of a batch run as a submission."),
     "eval": ("arcsolve.cli.evaluate:evaluate", "Solve a set of tasks and score the answers."),
     "score": ("arcsolve.cli.score:score_command", "Score a submission."),
+    "doctor": ("arcsolve.cli.doctor:doctor", "Check this machine: versions, devices, weights, inference."),
     "data": ("arcsolve.cli.data:data", "Prepare training data."),
     "train": ("arcsolve.cli.train:train", "Train the network."),
     "bench": ("arcsolve.cli.bench:bench", "Measure this machine."),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from arcsolve.errors import ArcsolveError, FormatError
@@ -16,6 +19,7 @@ from arcsolve.network.weights import NETWORK, Weights
 
 CUDA = "CUDAExecutionProvider"
 WEIGHTS_SHA256 = "weights_sha256"
+MAX_GRAPH_BYTES = 16 * 2**20
 
 
 class OnnxBackend:
@@ -38,6 +42,7 @@ class OnnxBackend:
         graph = weights.path.with_suffix(".onnx")
         if not graph.exists():
             raise ArcsolveError(f"{graph}: no such graph; make it with `arcsolve export {weights.path}`")
+        _check_graph(graph, weights.path.name)
         options = ort.SessionOptions()
         options.log_severity_level = 4  # a provider that cannot start is reported below, in one line
         options.intra_op_num_threads = threads
@@ -78,6 +83,39 @@ class OnnxBackend:
         other = copy.copy(self)
         other.tensors = self.tensors | given
         return other
+
+
+def _check_graph(graph: Path, name: str) -> None:
+    """Refuse a graph that reads tensors from elsewhere than the weights file, before anything opens that.
+
+    Raises:
+        FormatError: no ONNX file, too large for one without weights, or one with a path of its own.
+    """
+    try:
+        if graph.stat().st_size > MAX_GRAPH_BYTES:
+            raise FormatError(f"{graph}: larger than {MAX_GRAPH_BYTES // 2**20} MiB, though it should hold no weights")
+        model = onnx.load(graph, load_external_data=False)
+    except OSError as error:
+        raise ArcsolveError(f"{graph}: {error.strerror or error}") from None
+    except DecodeError as error:
+        raise FormatError(f"{graph}: not an ONNX file, or cut short") from error
+    for tensor in _tensors(model.graph):
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value != name:
+                where = f"reads {tensor.name!a} from {entry.value!a} instead of {name}"
+                raise FormatError(f"{graph}: {where}; make it anew with `arcsolve export`")
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.ByteSize():
+                    yield from _tensors(inner)
 
 
 def _session(graph: Path, options: ort.SessionOptions, device: str) -> ort.InferenceSession:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,6 +41,7 @@ class RayPool:
         self.ray: Any = ray  # it is typed in part only
         if spec.device not in ("auto", "cpu", "cuda"):
             raise ArcsolveError(f"--device {spec.device}: with --ray, expected auto, cpu or cuda")
+        _knock(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
@@ -123,6 +125,18 @@ class _Actor:
 
     def solve(self, job: Job) -> Any:
         return attempt(self.solver, job)
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens there: Ray itself goes on trying for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # ``auto``, or nonsense that Ray refuses at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ArcsolveError(f"--ray {address}: no such cluster ({reason})") from None
 
 
 def _files(spec: SolverSpec) -> list[Path]:

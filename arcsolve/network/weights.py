@@ -20,6 +20,7 @@ FORMAT = "arcsolve-weights-1"
 NETWORK = "network."
 BANK = "bank.rows"
 SEEN = "bank.seen"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,15 +76,22 @@ def save_weights(
         raise ArcsolveError(f"{path}: cannot be written ({error})") from error
 
 
-def load_weights(path: Path) -> Weights:
+def load_weights(path: Path, *, verify: bool = True) -> Weights:
     """Read a weights file.
 
+    Args:
+        verify: whether a ``manifest.json`` beside the file that names it must have its hash, as it must for the
+            shipped weights.
+
     Raises:
-        FormatError: not a weights file of ours, cut short, or tensors that do not fit its configuration.
+        FormatError: not a weights file of ours, cut short, another than its manifest names, or tensors that do not
+            fit its configuration.
         ArcsolveError: the file cannot be read.
     """
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if verify:
+            _verify(path, digest)
         with safe_open(path, "numpy") as file:
             meta = json.loads((file.metadata() or {}).get("arcsolve", "{}"))
             if meta.get("format") != FORMAT:
@@ -112,3 +120,16 @@ def load_weights(path: Path) -> Weights:
         )
     except (KeyError, TypeError) as error:
         raise FormatError(f"{path}: the header lacks {error}") from error
+
+
+def _verify(path: Path, digest: str) -> None:
+    manifest = path.with_name(MANIFEST)
+    if not manifest.exists():
+        return
+    try:
+        value = json.loads(manifest.read_text(encoding="utf-8"))
+        named = value["sha256"] if value["file"] == path.name else digest
+    except (ValueError, KeyError, TypeError):
+        raise FormatError(f"{manifest}: not a manifest of weights") from None
+    if named != digest:
+        raise FormatError(f"{path}: sha256 {digest[:12]} is not {str(named)[:12]} of {MANIFEST}: damaged or replaced")

@@ -1,0 +1,212 @@
+"""The batch run: what counts as solved, what a kill leaves, lost workers, failures, and memory over many tasks."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arcsolve.arc.dataset import TaskSet, Unreadable
+from arcsolve.arc.submission import read_submission, validate_submission
+from arcsolve.arc.task import Pair, Task
+from arcsolve.errors import ArcsolveError
+from arcsolve.inference import batch as batch_module
+from arcsolve.inference.batch import Batch, read_entries, solve_all
+from arcsolve.inference.pool import Done, Failure, Job
+from arcsolve.inference.settings import Settings
+from arcsolve.inference.solution import Candidate, LeftOut, Recalled, Solution, TestSolution
+
+WEIGHTS = "0" * 64
+MADE_WITH = {"views": 1}
+
+
+def task(number: int, colour: int = 1, tests: int = 1) -> Task:
+    grid = np.full((1 + number % 5, 2), colour, dtype=np.uint8)
+    return Task(f"t{number:05}", (Pair(grid, grid),), (Pair(grid, grid),) * tests)
+
+
+def solution(of: Task, *, truncated: bool = False) -> Solution:
+    """Answers each test input by itself, in colour 7 and 8."""
+    tests = []
+    for pair in of.test:
+        assert pair.output is None, "a solver must not be handed the test outputs"
+        first, second = np.full_like(pair.input, 7), np.full_like(pair.input, 8)
+        tests.append(TestSolution(first, second, (Candidate(first, 1, 0.5),), ()))
+    return Solution(
+        of.id, "per-task", WEIGHTS, 0, truncated, False, Recalled("mean"), LeftOut(), (1,), tuple(tests), {"total": 0.1}
+    )
+
+
+class FakePool:
+    """Workers that answer at once, last in first out; ``fate`` says what becomes of a job instead."""
+
+    def __init__(self, fate: dict[str, list[Any]] | None = None, size: int = 2) -> None:
+        self.size = size
+        self.fate = fate or {}
+        self.jobs: list[Job] = []
+        self.began: list[str] = []
+
+    @property
+    def free(self) -> int:
+        return self.size - len(self.jobs)
+
+    def submit(self, job: Job) -> None:
+        assert self.free
+        self.jobs.append(job)
+        self.began.append(job.task.id)
+
+    def wait(self) -> Sequence[Done]:
+        job = self.jobs.pop()
+        fates = self.fate.get(job.task.id)
+        return [Done(job, fates.pop(0) if fates else solution(job.task))]
+
+    def close(self) -> None:
+        pass
+
+
+def make(folder: Path, tasks: Iterable[Task], *, unreadable: Sequence[Unreadable] = (), **changes: Any) -> Batch:
+    chosen: dict[str, Any] = {"keep_cut": False, "warn": lambda line: None, "made_with": MADE_WITH, **changes}
+    return Batch(TaskSet("set", tuple(tasks)), unreadable, folder, chosen.pop("weights", WEIGHTS), **chosen)
+
+
+def answered_by_solver(folder: Path) -> set[str]:
+    return {key for key, value in read_submission(folder / "submission.json").items() if value[0][0].flat[0] == 7}
+
+
+def test_the_submission_is_complete_from_the_start_and_in_order(tmp_path: Path) -> None:
+    tasks = [task(n, tests=1 + n % 3) for n in range(9)]
+    broken = Unreadable("t00004x", "x.json: broken", 2)
+    run = make(tmp_path, tasks, unreadable=[broken])
+    first = read_submission(tmp_path / "submission.json")
+    validate_submission(first, run.tasks, "s", [broken])
+    assert list(first) == sorted([*(t.id for t in tasks), broken.id]) and not answered_by_solver(tmp_path)
+    solve_all(run, FakePool(), Settings())
+    run.write_submission()
+    assert answered_by_solver(tmp_path) == {t.id for t in tasks}
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert len(lines) == 9 and all(next(iter(line)) == "id" for line in lines)
+
+
+def test_only_what_matches_by_task_weights_and_settings_is_skipped(tmp_path: Path) -> None:
+    tasks = [task(n) for n in range(4)]
+    solve_all(make(tmp_path, tasks), FakePool(), Settings())
+    assert make(tmp_path, tasks).todo == []
+    assert len(make(tmp_path, tasks, weights="1" * 64).todo) == 4
+    assert len(make(tmp_path, tasks, made_with={"views": 2}).todo) == 4
+    warned: list[str] = []
+    changed = [*tasks[:3], task(3, colour=5)]
+    run = make(tmp_path, changed, warn=warned.append)
+    assert [t.id for t in run.todo] == ["t00003"]
+    assert warned == ["t00003: the task has changed since it was solved"]
+    # Other settings: an older answer is still better than none.
+    make(tmp_path, tasks, made_with={"views": 2})
+    assert len(answered_by_solver(tmp_path)) == 4
+    pool = FakePool()
+    solve_all(run, pool, Settings())
+    assert pool.began == ["t00003"] and make(tmp_path, changed).todo == []
+
+
+def test_a_line_cut_short_and_a_line_of_rubbish_cost_their_own_task_only(tmp_path: Path) -> None:
+    tasks = [task(n) for n in range(4)]
+    solve_all(make(tmp_path, tasks), FakePool(), Settings())
+    lines = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "results.jsonl").write_text(lines[0] + "rubbish\n" + lines[2] + lines[3][:50])
+    warned: list[str] = []
+    run = make(tmp_path, tasks, warn=warned.append)
+    assert len(run.todo) == 2 and len(warned) == 1 and "line 2: not a result" in warned[0]
+    solve_all(run, FakePool(), Settings())
+    assert make(tmp_path, tasks).todo == []
+
+
+def test_a_reader_does_not_cut_a_line_that_is_being_written(tmp_path: Path) -> None:
+    tasks = TaskSet("set", (task(0), task(1)))
+    solve_all(make(tmp_path, tasks), FakePool(), Settings())
+    path = tmp_path / "results.jsonl"
+    half = path.read_text()[:-30]
+    path.write_text(half)
+    assert len(list(read_entries(path, tasks))) == 1
+    assert path.read_text() == half
+
+
+def test_a_failing_task_stops_nobody_and_is_tried_again_next_time(tmp_path: Path) -> None:
+    tasks = [task(n) for n in range(5)]
+    run = make(tmp_path, tasks)
+    solve_all(run, FakePool({"t00002": [Failure("RuntimeError: no", "Traceback ...")]}), Settings())
+    assert run.failed == {"t00002": "RuntimeError: no"} and len(run.solved) == 4
+    again = make(tmp_path, tasks)
+    assert [t.id for t in again.todo] == ["t00002"]
+    solve_all(again, FakePool(), Settings())
+    assert not again.failed and len(again.solved) == 5
+
+
+def test_a_lost_workers_task_runs_again_once(tmp_path: Path) -> None:
+    run = make(tmp_path, [task(n) for n in range(5)])
+    pool = FakePool({"t00001": [None], "t00003": [None, None]})
+    solve_all(run, pool, Settings())
+    assert list(run.failed) == ["t00003"] and "lost twice" in run.failed["t00003"]
+    assert pool.began.count("t00001") == pool.began.count("t00003") == 2 and len(run.solved) == 4
+
+
+def test_workers_that_all_die_end_the_run(tmp_path: Path) -> None:
+    tasks = [task(n) for n in range(30)]
+    with pytest.raises(ArcsolveError, match="workers were lost one after the other"):
+        solve_all(make(tmp_path, tasks), FakePool({t.id: [None] * 9 for t in tasks}), Settings())
+
+
+def test_malformed_tasks_are_recorded_once(tmp_path: Path) -> None:
+    broken = [Unreadable("bad", "bad.json: not JSON")]
+    assert len(make(tmp_path, [task(0)], unreadable=broken).record_unreadable()) == 1
+    run = make(tmp_path, [task(0)], unreadable=broken)
+    assert run.record_unreadable() == [] and run.failed == {"bad": "bad.json: not JSON"}
+
+
+def test_answers_on_a_cut_budget_count_under_a_deadline_only(tmp_path: Path) -> None:
+    tasks = [task(n) for n in range(2)]
+    run = make(tmp_path, tasks)
+    solve_all(run, FakePool({"t00000": [solution(blind(tasks[0]), truncated=True)]}), Settings())
+    assert run.cut == {"t00000"}
+    assert make(tmp_path, tasks, keep_cut=True).todo == []
+    assert [t.id for t in make(tmp_path, tasks).todo] == ["t00000"]
+
+
+def blind(of: Task) -> Task:
+    return replace(of, test=tuple(Pair(pair.input, None) for pair in of.test))
+
+
+def test_a_full_disk_stops_with_what_was_there_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(tmp_path, [task(n) for n in range(3)])
+    solve_all(run, FakePool(), Settings())
+
+    def full(path: Path, line: object) -> None:
+        raise ArcsolveError(f"{path}: cannot be written (No space left on device); the lines before stand")
+
+    monkeypatch.setattr(batch_module, "append", full)
+    with pytest.raises(ArcsolveError, match="No space left"):
+        solve_all(make(tmp_path, [task(n) for n in range(4)]), FakePool(), Settings())
+    assert len(answered_by_solver(tmp_path)) == 3
+
+
+def test_memory_is_flat_over_ten_thousand_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates of 10,000 solutions would fill gigabytes; only the answers stay, and they have their place already."""
+    run = make(tmp_path, [task(n) for n in range(10_000)])
+    monkeypatch.setattr(batch_module, "append", lambda path, line: None)
+    seen: list[int] = []
+
+    def watch(done: Task, line: dict[str, Any], size: float) -> None:
+        if len(run.solved) % 2_000 == 0:
+            seen.append(tracemalloc.get_traced_memory()[0])
+
+    tracemalloc.start()
+    try:
+        solve_all(run, FakePool(), Settings(), finished=watch)
+    finally:
+        tracemalloc.stop()
+    assert len(seen) == 5 and len(run.solved) == 10_000
+    # A thousand bytes a task would be 8 MB.
+    assert seen[-1] - seen[0] < 8_000_000, seen
