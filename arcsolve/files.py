@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,8 +41,10 @@ def check_folder(path: str | Path) -> None:
     folder = Path(path).parent
     if not folder.is_dir():
         raise ArcsolveError(f"{path}: there is no folder {folder}")
-    if not os.access(folder, os.W_OK):
-        raise ArcsolveError(f"{path}: the folder {folder} is not writable")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # the only sure way to know
+    except OSError as error:
+        raise ArcsolveError(f"{path}: the folder {folder} is not writable ({error.strerror})") from None
 
 
 @contextmanager

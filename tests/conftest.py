@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from arcsolve.arc.grid import Grid
 from arcsolve.training.pack import Pack
@@ -15,6 +16,11 @@ from arcsolve.training.pack import Pack
 # Tiny networks gain nothing from a second thread, and lose much where another process wants the core.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# `pytest tests/test_fuzz.py --hypothesis-profile=long` for a night.
+for name, examples in (("default", 500), ("long", 10_000)):
+    settings.register_profile(name, max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("default")
 
 
 def little_pack(tasks: int = 4, pairs: int = 3, side: int = 4, seed: int = 0) -> Pack:
