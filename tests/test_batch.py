@@ -18,6 +18,7 @@ from arcsolve.arc.task import Pair, Task
 from arcsolve.errors import ArcsolveError
 from arcsolve.inference import batch as batch_module
 from arcsolve.inference.batch import Batch, read_entries, solve_all
+from arcsolve.inference.deadline import FLOOR_STEPS, Deadline
 from arcsolve.inference.pool import Done, Failure, Job
 from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Candidate, LeftOut, Recalled, Solution, TestSolution
@@ -39,7 +40,17 @@ def solution(of: Task, *, truncated: bool = False) -> Solution:
         first, second = np.full_like(pair.input, 7), np.full_like(pair.input, 8)
         tests.append(TestSolution(first, second, (Candidate(first, 1, 0.5),), ()))
     return Solution(
-        of.id, "per-task", WEIGHTS, 0, truncated, False, Recalled("mean"), LeftOut(), (1,), tuple(tests), {"total": 0.1}
+        of.id,
+        "per-task",
+        WEIGHTS,
+        0,
+        truncated,
+        False,
+        Recalled("mean"),
+        LeftOut(),
+        (1,),
+        tuple(tests),
+        {"total": 0.1, "refine": 0.1},
     )
 
 
@@ -173,6 +184,29 @@ def test_answers_on_a_cut_budget_count_under_a_deadline_only(tmp_path: Path) -> 
     assert run.cut == {"t00000"}
     assert make(tmp_path, tasks, keep_cut=True).todo == []
     assert [t.id for t in make(tmp_path, tasks).todo] == ["t00000"]
+
+
+def test_under_a_deadline_the_first_tasks_are_tried_and_then_solved(tmp_path: Path) -> None:
+    run = make(tmp_path, [task(n) for n in range(6)])
+    pool, settings = FakePool(), Settings()
+    given: list[tuple[str, int]] = []
+    submit = pool.submit
+
+    def watch(job: Job) -> None:
+        given.append((job.task.id, job.settings.adapt.steps))
+        submit(job)
+
+    pool.submit = watch  # type: ignore[method-assign]
+    solve_all(run, pool, settings, deadline=Deadline(1000, pool.size))
+    assert len(run.solved) == 6 and not run.cut
+    assert [steps for _, steps in given] == [FLOOR_STEPS] * 2 + [settings.adapt.steps] * 6
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 6, "a trial is no answer"
+
+
+def test_after_the_deadline_nothing_is_begun(tmp_path: Path) -> None:
+    run = make(tmp_path, [task(n) for n in range(3)])
+    solve_all(run, FakePool(), Settings(), deadline=Deadline(1e-9, 1))
+    assert not run.solved and len(read_submission(tmp_path / "submission.json")) == 3
 
 
 def blind(of: Task) -> Task:

@@ -223,6 +223,7 @@ def solve_all(
     """Solve what is to do. A task that fails is recorded; one whose worker was lost runs again once.
 
     Args:
+        deadline: after which no task is begun; the first ones are tried for it, and then solved.
         finished: called with each task, its line, and its share of the work.
 
     Raises:
@@ -232,13 +233,17 @@ def solve_all(
     sizes = {task.id: work(task, settings.adapt) for task in queue}
     cut: dict[str, bool] = {}
     lost: set[str] = set()
+    trials: set[str] = set()
     originals = {task.id: task for task in queue}
     running = in_a_row = 0
     while queue or running:
         while queue and pool.free and not (deadline and deadline.left <= 0):
             task = queue.popleft()
             planned, cut[task.id] = settings, False
-            if deadline is not None:
+            if deadline is not None and settings.adapt.steps and not deadline.known:
+                planned = deadline.trial(settings)
+                trials.add(task.id)
+            elif deadline is not None:
                 waiting = sizes[task.id] + sum(sizes[other.id] for other in queue)
                 planned, cut[task.id] = deadline.plan(task, waiting, settings)
             pool.submit(Job(blind(task), planned))
@@ -256,6 +261,7 @@ def solve_all(
                     raise ArcsolveError(f"{in_a_row} workers were lost one after the other; is there enough memory?")
                 if task.id not in lost:
                     lost.add(task.id)
+                    trials.discard(task.id)
                     queue.appendleft(task)
                     continue
                 result = Failure("its worker was lost twice; is there enough memory?", "")
@@ -263,4 +269,8 @@ def solve_all(
                 in_a_row = 0
             if deadline is not None and isinstance(result, Solution):
                 deadline.learn(task, job.settings, result)
+                if task.id in trials:
+                    trials.remove(task.id)
+                    queue.appendleft(task)
+                    continue
             finished(task, batch.record(task, result, cut[task.id]), sizes[task.id])

@@ -20,6 +20,9 @@ RESERVE_SECONDS = 30.0
 FLOOR_STEPS = 16
 """Fewest steps of refinement that are worth their time; where even these do not fit, fewer tasks are solved instead."""
 
+FORGET = 0.9
+"""Weight of what was learned before, from one task to the next."""
+
 PREFIX = 19
 """Tokens beside the cells: close enough for an estimate."""
 
@@ -64,7 +67,8 @@ class Deadline:
 
     The settings of a task are cut where they would take more than its share, by what earlier tasks took: first nothing
     is left out of its demonstrations, then one network is refined instead of several, then for fewer steps. Steps come
-    last because a refinement that time cuts short is worth far less than a shorter one that was meant to be.
+    last because a refinement that time cuts short is worth far less than a shorter one that was meant to be. For the
+    same reason a worker first makes a :meth:`trial`, whose only use is what it took.
 
     Args:
         seconds: until the deadline.
@@ -83,6 +87,17 @@ class Deadline:
     def left(self) -> float:
         """Seconds left, the reserve not counted."""
         return self.end - self.now()
+
+    @property
+    def known(self) -> bool:
+        """Whether any task has shown what a step takes."""
+        return self.refined > 0
+
+    def trial(self, settings: Settings) -> Settings:
+        """The least settings, to learn from."""
+        adapt = replace(settings.adapt, steps=min(FLOOR_STEPS, settings.adapt.steps))
+        limit = min(settings.time_limit or self.left, self.left)
+        return replace(settings, networks=1, adapt=adapt, leave_one_out=0, time_limit=max(limit, 1.0))
 
     def plan(self, task: Task, waiting: float, settings: Settings) -> tuple[Settings, bool]:
         """Settings that fit into the task's share of the time, with that share as their limit.
@@ -109,8 +124,10 @@ class Deadline:
         return replace(settings, networks=fitting[0], adapt=adapt, time_limit=limit), fitting != cuts[0]
 
     def learn(self, task: Task, settings: Settings, solution: Solution) -> None:
-        """Take into account what a task took."""
+        """Take into account what a task took; earlier ones count ever less, the first ones having warmed up."""
         size = work(task, settings.adapt)
+        for name in ("refining", "refined", "other", "others"):
+            setattr(self, name, FORGET * getattr(self, name))
         self.refining += solution.seconds.get("refine", 0.0)
         self.refined += size * sum(solution.adapt_steps)
         self.other += solution.seconds.get("recall", 0.0) + solution.seconds.get("sample", 0.0)
