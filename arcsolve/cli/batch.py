@@ -191,7 +191,11 @@ def _tell(summary: dict[str, Any], output: Path) -> None:
     parts += [f"{summary['cut']} of them on a cut budget"] if summary["cut"] else []
     parts += [f"{len(summary['failed'])} failed"] if summary["failed"] else []
     parts += [f"{len(summary['unanswered'])} not reached"] if summary["unanswered"] else []
-    stand_ins = " (stand-ins for what has no answer)" if summary["failed"] or summary["unanswered"] else ""
+    stand_ins = (
+        " (stand-ins for what has no answer; the same command goes on)"
+        if summary["failed"] or summary["unanswered"]
+        else ""
+    )
     click.echo(f"{', '.join(parts)}: {output / SUBMISSION}{stand_ins}", err=True)
 
 

@@ -66,35 +66,34 @@ def evaluate(
     from arcsolve.files import lock_folder, make_folder
     from arcsolve.inference import evaluation, results
 
-    locked = ExitStack()
-    if output is not None:
-        make_folder(output)
-        locked.enter_context(lock_folder(output))
-    solver, settings = make_solver(options)
-    chosen = evaluation.figure(figure, solver, protocol)
-    chosen = replace(chosen, tasks=evaluation.limited(chosen.tasks, limit, max_side, settings.seed))
-    joint = None
-    if chosen.protocol == "joint":
-        joint = joint_settings(joint_presentations)
-        # The rows were fitted together already; adapting to each task once more is asked for by name.
-        steps = options["adapt_steps"] or 0
-        settings = replace(settings, adapt=replace(settings.adapt, steps=steps), recall=False, leave_one_out=0)
-    elif chosen.protocol == "development":
-        settings = replace(settings, adapt=replace(settings.adapt, steps=0), leave_one_out=0)
-    made_with = results.made_with(solver.backend.name, settings, asdict(joint) if joint else None)
-    path = None if output is None else output / results.RESULTS
-    done = results.read_results(path, solver, chosen, made_with) if path is not None else {}
     with ExitStack() as stack:
+        if output is not None:
+            make_folder(output)
+            stack.enter_context(lock_folder(output))
+        solver, settings = make_solver(options)
+        chosen = evaluation.figure(figure, solver, protocol)
+        chosen = replace(chosen, tasks=evaluation.limited(chosen.tasks, limit, max_side, settings.seed))
+        joint = None
+        if chosen.protocol == "joint":
+            joint = joint_settings(joint_presentations)
+            # The rows were fitted together already; adapting to each task once more is asked for by name.
+            steps = options["adapt_steps"] or 0
+            settings = replace(settings, adapt=replace(settings.adapt, steps=steps), recall=False, leave_one_out=0)
+        elif chosen.protocol == "development":
+            settings = replace(settings, adapt=replace(settings.adapt, steps=0), leave_one_out=0)
+        made_with = results.made_with(solver.backend.name, settings, asdict(joint) if joint else None)
+        path = None if output is None else output / results.RESULTS
+        done = results.read_results(path, solver, chosen, made_with) if path is not None else {}
         runs = solver
         if joint is not None and len(done) < len(chosen.tasks):
             folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             runs = adapt_to_set(solver, chosen.tasks, joint, folder / "joint", settings.seed, options["backend"])
         result = _solve(runs, chosen, settings, done, path, made_with)
-    facts = _facts(result, chosen, solver, settings, joint, made_with)
-    if output is not None:
-        from arcsolve.render.report import write_report
+        facts = _facts(result, chosen, solver, settings, joint, made_with)
+        if output is not None:
+            from arcsolve.render.report import write_report
 
-        write_report(output, facts, chosen.tasks, result.outcomes)
+            write_report(output, facts, chosen.tasks, result.outcomes)
     if as_json:
         click.echo(json.dumps(facts))
     else:
