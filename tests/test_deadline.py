@@ -60,12 +60,12 @@ def spent(settings: Settings, refine: float, other: float = 0.0) -> Solution:
 FULL = Settings(leave_one_out=3)
 
 
-def test_without_need_nothing_is_cut_and_the_share_is_the_limit() -> None:
+def test_without_need_nothing_is_cut_and_the_limit_is_twice_the_share() -> None:
     deadline = Deadline(1000, 1, Time())
     small = sized(5)
     deadline.learn(small, FULL, spent(FULL, refine=1.0))
     planned, cut = deadline.plan(small, 4 * work(small, FULL.adapt), FULL)
-    assert not cut and planned == replace(FULL, time_limit=pytest.approx(980 / 4))
+    assert not cut and planned == replace(FULL, time_limit=pytest.approx(2 * 980 / 4))
 
 
 def test_what_does_not_fit_is_cut_in_order() -> None:
@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_cut_in_order() -> None:
         planned, cut = known.plan(small, size * waiting, FULL)
         return planned.leave_one_out, planned.networks, planned.adapt.steps, cut
 
-    assert plan(1) == (3, 2, 128, False)  # 980 s for 256 and at the most three times 128
+    assert plan(1) == (3, 2, 128, False)  # three quarters of 980 s for 256 and one of 128 left out
     assert plan(3) == (0, 2, 128, False)  # the same answer without what was left out
     assert plan(6) == (0, 1, 128, True)
     assert plan(10) == (0, 1, 96, True)
@@ -92,10 +92,10 @@ def test_larger_tasks_get_more_and_what_is_not_used_goes_to_the_others() -> None
     small, large = sized(3), sized(30)
     sizes = [work(task, AdaptSettings()) for task in (small, large)]
     assert sizes[1] > 5 * sizes[0]
-    (a, _), (b, _) = (deadline.plan(task, 3 * sum(sizes), FULL) for task in (small, large))
+    (a, _), (b, _) = (deadline.plan(task, 6 * sum(sizes), FULL) for task in (small, large))
     assert a.time_limit is not None and b.time_limit is not None
     assert b.time_limit / a.time_limit == pytest.approx(sizes[1] / sizes[0])
-    assert a.time_limit + b.time_limit == pytest.approx(98 * 2 / 3)
+    assert a.time_limit + b.time_limit == pytest.approx(2 * 98 * 2 / 6)
     clock.now = 20.0
     later, _ = deadline.plan(small, sizes[0], FULL)
     assert later.time_limit == pytest.approx(78)  # two workers, but no task may go beyond the end

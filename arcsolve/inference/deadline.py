@@ -20,6 +20,12 @@ RESERVE_SECONDS = 30.0
 FLOOR_STEPS = 16
 """Fewest steps of refinement that are worth their time; where even these do not fit, fewer tasks are solved instead."""
 
+SLACK = 2.0
+"""Limit of a task by its share: to be cut off costs more answers than to overrun, which the next shares make up for."""
+
+FIT = 0.75
+"""Share of the limit that a plan fills: refinement has to end at 80% of it."""
+
 FORGET = 0.9
 """Weight of what was learned before, from one task to the next."""
 
@@ -100,7 +106,7 @@ class Deadline:
         return replace(settings, networks=1, adapt=adapt, leave_one_out=0, time_limit=max(limit, 1.0))
 
     def plan(self, task: Task, waiting: float, settings: Settings) -> tuple[Settings, bool]:
-        """Settings that fit into the task's share of the time, with that share as their limit.
+        """Settings that fit into the task's share of the time. Their limit is wider, for an estimate may err.
 
         Args:
             waiting: :func:`work` of all tasks that are not begun, this one included.
@@ -110,16 +116,17 @@ class Deadline:
         """
         size = work(task, settings.adapt)
         share = max(self.left * self.workers * size / waiting, self.cost(size, 1, FLOOR_STEPS), 1.0)
-        limit = min(share, max(self.left, 1.0), settings.time_limit or share)
+        limit = min(SLACK * share, max(self.left, 1.0), settings.time_limit or self.left)
+        fit = min(share, FIT * limit)
         steps, networks = settings.adapt.steps, settings.refined
         if settings.leave_one_out:
             leaving = self.cost(size, 1, steps) * min(settings.leave_one_out, len(task.train))
-            if self.cost(size, networks, steps) + leaving > limit:
+            if self.cost(size, networks, steps) + leaving > fit:
                 settings = replace(settings, leave_one_out=0)
         cuts = [(count, steps) for count in range(networks, 0, -1)]
         while cuts[-1][1] > FLOOR_STEPS:
             cuts.append((1, max(FLOOR_STEPS, cuts[-1][1] * 3 // 4)))
-        fitting = next((cut for cut in cuts if self.cost(size, *cut) <= limit), cuts[-1])
+        fitting = next((cut for cut in cuts if self.cost(size, *cut) <= fit), cuts[-1])
         adapt = replace(settings.adapt, steps=fitting[1])
         return replace(settings, networks=fitting[0], adapt=adapt, time_limit=limit), fitting != cuts[0]
 
