@@ -170,7 +170,7 @@ def completions(words: str) -> list[str]:
 
 
 def test_completion_knows_commands_sets_and_files() -> None:
-    assert completions("arcsolve s") == ["plain,solve", "plain,show", "plain,score"]
+    assert completions("arcsolve s") == ["plain,solve", "plain,show", "plain,submit", "plain,score"]
     found = completions("arcsolve show arc-agi-2/")
     assert found == ["file,arc-agi-2/", "plain,arc-agi-2/training", "plain,arc-agi-2/evaluation"]
     assert "plain,--limit" in completions("arcsolve show --")
