@@ -18,6 +18,7 @@ import pytest
 from test_commands import ROOT, arcsolve
 
 from arcsolve.arc.submission import read_submission
+from arcsolve.cli.batch import _absolute
 
 PUZZLES = sorted((ROOT / "puzzles").glob("*.json"))
 QUICK = ["--views", "2", "--samples", "1", "--adapt-steps", "2", "--networks", "1", "--threads", "1"]
@@ -222,6 +223,8 @@ def test_an_official_set_is_named_in_the_summary(weights_file: Path, tmp_path: P
     arcsolve("batch", source, "-o", tmp_path, "--weights", weights_file, *QUICK)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["source"], summary["protocol"], summary["solved"]) == (source, "per-task", 1)
+    assert [_absolute(name) for name in ("arc-agi-1/training", "-")] == ["arc-agi-1/training", "-"]
+    assert _absolute(os.path.relpath(PUZZLES[0]) + ":x") == f"{PUZZLES[0]}:x"
     assert "2 test inputs" in arcsolve("submit", tmp_path, "-o", tmp_path / "s.json").stdout
 
 

@@ -133,6 +133,13 @@ def test_files_of_other_tasks_are_not_left_among_them(tmp_path: Path) -> None:
         write(tmp_path)
 
 
+@pytest.mark.parametrize("task_id", ["../x", "/tmp/x", "a/b", "..", "results"])
+def test_an_id_that_leads_elsewhere_is_no_file_name(task_id: str, tmp_path: Path) -> None:
+    with pytest.raises(ArcsolveError, match="cannot be the name of a file"):
+        write(tmp_path / "run", {task_id: ANSWERS["a"]})
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_difference_between_two_submissions_worked_out_by_hand() -> None:
     others: dict[str, list[Attempts]] = {
         "a": [(grid(1), grid(9))],

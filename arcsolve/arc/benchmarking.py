@@ -57,8 +57,13 @@ def write_benchmarking(
         name: of the run, which becomes ``test_id``.
 
     Raises:
-        ArcsolveError: the folder holds files of other tasks, which would be scored with these, or is not writable.
+        ArcsolveError: the folder holds files of other tasks, which would be scored with these, or is not writable; or
+            a task's id cannot be a file's name.
     """
+    for task_id in answers:
+        # An id from a combined file may be anything, a path to somewhere else included.
+        if task_id != Path(task_id).name or task_id == Path(RESULTS).stem:
+            raise ArcsolveError(f"{folder}: the task id {task_id!a} cannot be the name of a file in it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         present = {path.stem for path in folder.glob("*.json") if path.name != RESULTS}

@@ -75,7 +75,7 @@ def batch(
     consoles: Consoles,
     **options: Any,
 ) -> None:
-    from arcsolve.arc.dataset import Unreadable, load_tasks
+    from arcsolve.arc.dataset import Unreadable, load_tasks, one_line
     from arcsolve.files import lock_folder, make_folder
     from arcsolve.inference.batch import Batch, solve_all
     from arcsolve.inference.deadline import Deadline, parse_duration
@@ -103,7 +103,7 @@ def batch(
         _write_summary(output, facts, run, began)
         lines = run.record_unreadable()
         for line in lines:
-            click.echo(f"{line['id']}: failed: {line['error']}", err=True)
+            click.echo(f"{one_line(line['id'])}: failed: {line['error']}", err=True)
         try:
             with _progress(consoles, run, settings, as_json, lines) as finished:
                 solve_all(run, pool, settings, deadline=clock, finished=finished)
@@ -157,8 +157,7 @@ def _facts(
     from arcsolve.inference.results import told_of
 
     return {
-        # For `submit`, which may be called from another folder.
-        "source": os.path.abspath(source) if os.path.lexists(source) else source,
+        "source": _absolute(source),
         "protocol": weights.training.get("protocol", "per-task"),
         "data_sha256": tasks.hash,
         **told_of(weights, backend, settings),
@@ -166,6 +165,18 @@ def _facts(
         "time_limit": settings.time_limit,
         "deadline": deadline,
     }
+
+
+def _absolute(source: str) -> str:
+    """The source as `submit` finds it from another folder."""
+    from arcsolve.arc.dataset import OFFICIAL
+
+    path, colon, task_id = source.rpartition(":")
+    if source not in OFFICIAL and os.path.lexists(source):
+        return os.path.abspath(source)
+    if colon and path not in OFFICIAL and os.path.lexists(path):
+        return f"{os.path.abspath(path)}:{task_id}"
+    return source
 
 
 def _write_summary(output: Path, facts: dict[str, Any], run: Batch, began: float) -> dict[str, Any]:
