@@ -197,7 +197,7 @@ def test_under_a_deadline_the_first_tasks_are_tried_and_then_solved(tmp_path: Pa
         submit(job)
 
     pool.submit = watch  # type: ignore[method-assign]
-    solve_all(run, pool, settings, deadline=Deadline(1000, pool.size))
+    solve_all(run, pool, settings, deadline=Deadline(1000))
     assert len(run.solved) == 6 and not run.cut
     assert [steps for _, steps in given] == [FLOOR_STEPS] * 2 + [settings.adapt.steps] * 6
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 6, "a trial is no answer"
@@ -205,7 +205,7 @@ def test_under_a_deadline_the_first_tasks_are_tried_and_then_solved(tmp_path: Pa
 
 def test_after_the_deadline_nothing_is_begun(tmp_path: Path) -> None:
     run = make(tmp_path, [task(n) for n in range(3)])
-    solve_all(run, FakePool(), Settings(), deadline=Deadline(1e-9, 1))
+    solve_all(run, FakePool(), Settings(), deadline=Deadline(1e-9))
     assert not run.solved and len(read_submission(tmp_path / "submission.json")) == 3
 
 

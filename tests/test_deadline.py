@@ -61,7 +61,7 @@ FULL = Settings(leave_one_out=3)
 
 
 def test_without_need_nothing_is_cut_and_the_limit_is_twice_the_share() -> None:
-    deadline = Deadline(1000, 1, Time())
+    deadline = Deadline(1000, Time())
     small = sized(5)
     deadline.learn(small, FULL, spent(FULL, refine=1.0))
     planned, cut = deadline.plan(small, 4 * work(small, FULL.adapt), FULL)
@@ -71,7 +71,7 @@ def test_without_need_nothing_is_cut_and_the_limit_is_twice_the_share() -> None:
 def test_what_does_not_fit_is_cut_in_order() -> None:
     small = sized(5)
     size = work(small, FULL.adapt)
-    known = Deadline(1000, 1, Time())
+    known = Deadline(1000, Time())
     known.learn(small, FULL, spent(FULL, refine=256.0))  # a second a step
 
     def plan(waiting: float) -> tuple[int, int, int, bool]:
@@ -88,16 +88,16 @@ def test_what_does_not_fit_is_cut_in_order() -> None:
 
 def test_larger_tasks_get_more_and_what_is_not_used_goes_to_the_others() -> None:
     clock = Time()
-    deadline = Deadline(100, 2, clock)
+    deadline = Deadline(100, clock)
     small, large = sized(3), sized(30)
     sizes = [work(task, AdaptSettings()) for task in (small, large)]
     assert sizes[1] > 5 * sizes[0]
-    (a, _), (b, _) = (deadline.plan(task, 6 * sum(sizes), FULL) for task in (small, large))
+    (a, _), (b, _) = (deadline.plan(task, 6 * sum(sizes), FULL, workers=2) for task in (small, large))
     assert a.time_limit is not None and b.time_limit is not None
     assert b.time_limit / a.time_limit == pytest.approx(sizes[1] / sizes[0])
     assert a.time_limit + b.time_limit == pytest.approx(2 * 98 * 2 / 6)
     clock.now = 20.0
-    later, _ = deadline.plan(small, sizes[0], FULL)
+    later, _ = deadline.plan(small, sizes[0], FULL, workers=2)
     assert later.time_limit == pytest.approx(78)  # two workers, but no task may go beyond the end
     clock.now = 99.0
     assert deadline.left < 0
@@ -105,5 +105,5 @@ def test_larger_tasks_get_more_and_what_is_not_used_goes_to_the_others() -> None
 
 def test_a_tasks_own_limit_still_counts() -> None:
     small = sized(5)
-    planned, _ = Deadline(1000, 1, Time()).plan(small, work(small, FULL.adapt), replace(FULL, time_limit=7.0))
+    planned, _ = Deadline(1000, Time()).plan(small, work(small, FULL.adapt), replace(FULL, time_limit=7.0))
     assert planned.time_limit == 7.0

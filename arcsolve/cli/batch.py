@@ -98,7 +98,7 @@ def batch(
         )
         clock = None
         if seconds is not None:
-            clock = Deadline(seconds - (time.monotonic() - began), pool.size)
+            clock = Deadline(seconds - (time.monotonic() - began))
         facts = _facts(source, tasks, weights, backend, settings, deadline)
         _write_summary(output, facts, run, began)
         lines = run.record_unreadable()

@@ -245,7 +245,7 @@ def solve_all(
                 trials.add(task.id)
             elif deadline is not None:
                 waiting = sizes[task.id] + sum(sizes[other.id] for other in queue)
-                planned, cut[task.id] = deadline.plan(task, waiting, settings)
+                planned, cut[task.id] = deadline.plan(task, waiting, settings, pool.size)
             pool.submit(Job(blind(task), planned))
             running += 1
         if deadline and deadline.left <= 0:

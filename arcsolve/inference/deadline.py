@@ -78,13 +78,11 @@ class Deadline:
 
     Args:
         seconds: until the deadline.
-        workers: that solve at the same time.
         now: the clock, in seconds.
     """
 
-    def __init__(self, seconds: float, workers: int, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self.now = now
-        self.workers = workers
         self.end = now() + seconds - min(RESERVE_SECONDS, RESERVE * seconds)
         self.refining = self.refined = 0.0  # seconds, and steps times work
         self.other = self.others = 0.0  # seconds of recall and sampling, and networks times work
@@ -105,17 +103,18 @@ class Deadline:
         limit = min(settings.time_limit or self.left, self.left)
         return replace(settings, networks=1, adapt=adapt, leave_one_out=0, time_limit=max(limit, 1.0))
 
-    def plan(self, task: Task, waiting: float, settings: Settings) -> tuple[Settings, bool]:
+    def plan(self, task: Task, waiting: float, settings: Settings, workers: int = 1) -> tuple[Settings, bool]:
         """Settings that fit into the task's share of the time. Their limit is wider, for an estimate may err.
 
         Args:
             waiting: :func:`work` of all tasks that are not begun, this one included.
+            workers: that solve at the same time.
 
         Returns:
             The settings, and whether the answer may differ for what was cut.
         """
         size = work(task, settings.adapt)
-        share = max(self.left * self.workers * size / waiting, self.cost(size, 1, FLOOR_STEPS), 1.0)
+        share = max(self.left * workers * size / waiting, self.cost(size, 1, FLOOR_STEPS), 1.0)
         limit = min(SLACK * share, max(self.left, 1.0), settings.time_limit or self.left)
         fit = min(share, FIT * limit)
         steps, networks = settings.adapt.steps, settings.refined

@@ -48,8 +48,10 @@ class Done(NamedTuple):
 class Pool(Protocol):
     """Workers that hold a solver each and solve one job at a time."""
 
-    size: int
-    """Workers that it counts on."""
+    @property
+    def size(self) -> int:
+        """Workers that there are now, at least one."""
+        ...
 
     @property
     def free(self) -> int:

@@ -37,7 +37,7 @@ class RayPool:
         try:
             import ray
         except ImportError:
-            raise ArcsolveError("--ray needs Ray, install it with: pip install 'arcsolve-recursive[ray]'") from None
+            raise ArcsolveError("--ray needs Ray, install it with: pip install 'ray>=2.40,<3'") from None
         self.ray: Any = ray  # it is typed in part only
         if spec.device not in ("auto", "cpu", "cuda"):
             raise ArcsolveError(f"--device {spec.device}: with --ray, expected auto, cpu or cuda")
@@ -55,19 +55,22 @@ class RayPool:
         most = gpus if self.device == "cuda" else int(there.get("CPU", 0)) // spec.threads
         if not most:
             raise ArcsolveError(f"--ray {address}: the cluster has no room for a worker on {self.device}")
-        self.size = min(workers or most, most)
         files = {path.name: path.read_bytes() for path in _files(spec)}
         self.start: tuple[Any, ...] = (__version__, spec, self.ray.put(files))
         self.actor = self.ray.remote(_Actor).options(**needs, max_restarts=0, max_task_retries=0)
         self.starting: dict[Any, Any] = {}
         self.idle: list[Any] = []
         self.running: dict[Any, tuple[Any, Job]] = {}
-        for _ in range(self.size):
+        for _ in range(min(workers or most, most)):
             self._start()
 
     def _start(self) -> None:
         actor = self.actor.remote(*self.start)
         self.starting[actor.ready.remote()] = actor
+
+    @property
+    def size(self) -> int:
+        return max(1, len(self.idle) + len(self.running))
 
     @property
     def free(self) -> int:
