@@ -13,7 +13,7 @@ import torch
 from conftest import little_pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import load, save
+from onnx import helper, load, save
 
 from arcsolve.arc.dataset import load_task
 from arcsolve.arc.task import Pair, Task
@@ -108,6 +108,10 @@ def test_unusable_weights_graphs_and_devices_are_named(weights: Weights, tmp_pat
         OnnxBackend(load_weights(copy), "cpu")
     (tmp_path / "copy.onnx").write_bytes(b"nothing")
     with pytest.raises(FormatError, match=r"copy\.onnx: not an ONNX file"):
+        OnnxBackend(load_weights(copy), "cpu")
+    unknown = helper.make_graph([helper.make_node("NoSuchOperator", [], ["x"])], "g", [], [])
+    (tmp_path / "copy.onnx").write_bytes(helper.make_model(unknown).SerializeToString())
+    with pytest.raises(FormatError, match=r"copy\.onnx: ONNX Runtime cannot load it"):
         OnnxBackend(load_weights(copy), "cpu")
     copy.write_bytes(weights.path.read_bytes()[:5000])
     with pytest.raises(FormatError, match=r"copy\.safetensors: not a weights file, or cut short"):

@@ -54,17 +54,17 @@ def main() -> int:
     moments = sorted(rng.uniform(0, seconds) for _ in range(arguments.kills))
     seen: list[dict[str, Any]] = []
     for before, moment in zip([0.0, *moments], moments, strict=False):
-        found = lines(killed)
+        so_far = lines(killed)
         process = subprocess.Popen(batch(arguments, killed), stderr=subprocess.DEVNULL)
         ended = wait_for(process, 3.0 + moment - before)
         process.kill()
         process.wait()
         seen.append(
-            {"after": round(3.0 + moment - before, 1), "tasks": lines(killed) - found, "ended_by_itself": ended}
+            {"after": round(3.0 + moment - before, 1), "tasks": lines(killed) - so_far, "ended_by_itself": ended}
         )
     subprocess.run(batch(arguments, killed), check=True)
     hashes = [hashlib.sha256((folder / "submission.json").read_bytes()).hexdigest() for folder in (whole, killed)]
-    found = {
+    report = {
         "source": arguments.source,
         "tasks": tasks,
         "seconds": round(seconds, 1),
@@ -73,7 +73,7 @@ def main() -> int:
         "submission_sha256": hashes,
         "same": hashes[0] == hashes[1],
     }
-    print(json.dumps(found, indent=1))
+    print(json.dumps(report, indent=1))
     return 0 if hashes[0] == hashes[1] else 1
 
 

@@ -21,7 +21,7 @@ from arcsolve.arc.dataset import one_line, read_json
 from arcsolve.arc.grid import Grid, as_grid
 from arcsolve.arc.submission import ATTEMPTS, Attempts
 from arcsolve.errors import ArcsolveError, FormatError
-from arcsolve.files import replace_file
+from arcsolve.files import make_folder, replace_file
 
 RESULTS = "results.json"
 """What the harness itself writes into such a folder, and skips when it scores."""
@@ -64,11 +64,8 @@ def write_benchmarking(
         # An id from a combined file may be anything, a path to somewhere else included.
         if task_id != Path(task_id).name or task_id == Path(RESULTS).stem:
             raise ArcsolveError(f"{folder}: the task id {task_id!a} cannot be the name of a file in it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        present = {path.stem for path in folder.glob("*.json") if path.name != RESULTS}
-    except OSError as error:
-        raise ArcsolveError(f"{folder}: {error.strerror or error}") from error
+    make_folder(folder)
+    present = {path.stem for path in folder.glob("*.json") if path.name != RESULTS}
     if strays := sorted(present - answers.keys()):
         raise ArcsolveError(f"{folder}: holds {one_line(strays[0])}.json, which is no task of this run")
     for task_id, outputs in answers.items():

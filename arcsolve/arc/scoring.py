@@ -106,9 +106,13 @@ def score(answers: Mapping[str, Sequence[Attempts]], tasks: TaskSet) -> Score:
     Raises:
         ArcsolveError: as :func:`hits` does.
     """
-    found = list(hits(answers, tasks).values())
-    first, either = (_rate([task_hits[:, k] for task_hits in found]) for k in (0, 1))
-    return Score(tasks.name, tasks.hash, len(tasks), sum(map(len, found)), first, either)
+    return score_of(hits(answers, tasks), tasks)
+
+
+def score_of(found: Hits, tasks: TaskSet) -> Score:
+    """Both rates of hits on these tasks."""
+    first, either = (_rate([rows[:, k] for rows in found.values()]) for k in (0, 1))
+    return Score(tasks.name, tasks.hash, len(tasks), sum(map(len, found.values())), first, either)
 
 
 def compare(these: Hits, others: Hits, attempts: int) -> Change:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from arcsolve.network.weights import Weights
 
 INCOMPLETE = 3
-SUMMARY = "summary.json"
 
 
 @click.command(
@@ -181,6 +180,7 @@ def _absolute(source: str) -> str:
 
 def _write_summary(output: Path, facts: dict[str, Any], run: Batch, began: float) -> dict[str, Any]:
     from arcsolve.files import replace_file
+    from arcsolve.render.report import SUMMARY
 
     summary = {
         **facts,

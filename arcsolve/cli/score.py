@@ -11,7 +11,7 @@ from rich.table import Table
 
 from arcsolve.arc.benchmarking import read_benchmarking
 from arcsolve.arc.dataset import TaskSet, load_tasks, one_line
-from arcsolve.arc.scoring import Change, Hits, Score, compare, hits, percent, score
+from arcsolve.arc.scoring import Change, Hits, Score, compare, hits, percent, score_of
 from arcsolve.arc.submission import Attempts, read_submission, validate_submission
 from arcsolve.cli.console import Consoles, color_option
 from arcsolve.cli.show import complete_source
@@ -33,8 +33,8 @@ def score_command(
     over test outputs, as Kaggle counts, and over tasks, as papers count.
     """
     tasks = load_tasks(source)
-    answers = _read(submission, tasks)
-    result, found = score(answers, tasks), hits(answers, tasks)
+    found = hits(_read(submission, tasks), tasks)
+    result = score_of(found, tasks)
     changes: dict[str, Change] = {}
     if against is not None:
         others = hits(_read(against, tasks), tasks)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from arcsolve.cli.show import complete_source
+
+if TYPE_CHECKING:
+    from arcsolve.arc.benchmarking import Origin
+    from arcsolve.inference.batch import Entry
 
 
 @click.command("submit")
@@ -35,7 +39,7 @@ def submit(run: Path, layout: str, output: Path, source: str | None) -> None:
     from arcsolve.arc.submission import validate_submission, write_submission
     from arcsolve.cli.batch import INCOMPLETE
     from arcsolve.files import check_folder
-    from arcsolve.inference.batch import Entry, read_entries, unanswered
+    from arcsolve.inference.batch import read_entries, unanswered
     from arcsolve.inference.results import RESULTS
 
     check_folder(output)
@@ -65,8 +69,8 @@ def submit(run: Path, layout: str, output: Path, source: str | None) -> None:
 
 def _summary(run: Path) -> dict[str, Any]:
     from arcsolve.arc.dataset import read_json
-    from arcsolve.cli.batch import SUMMARY
     from arcsolve.errors import FormatError
+    from arcsolve.render.report import SUMMARY
 
     value = read_json(str(run / SUMMARY), "no such file; is this a folder of `arcsolve batch`?")
     if not isinstance(value, dict):
@@ -83,7 +87,7 @@ def _source(run: Path, summary: dict[str, Any]) -> str:
     return source
 
 
-def _origin(entry: Any) -> Any:
+def _origin(entry: Entry | None) -> Origin:
     from datetime import UTC, datetime
 
     from arcsolve.arc.benchmarking import Origin

@@ -156,8 +156,7 @@ class Batch:
             self.answered.add(entry.id)
             same = entry.weights_sha256 == weights_sha256 and entry.settings == made_with
             if same and (keep_cut or not entry.cut):
-                self.solved.add(entry.id)
-                (self.cut.add if entry.cut else self.cut.discard)(entry.id)
+                self._solved(entry.id, entry.cut)
         self.written = -float("inf")
         self.write_submission()
 
@@ -180,8 +179,7 @@ class Batch:
             self.failed.pop(task.id, None)
             self.answers[task.id] = [(test.attempt_1, test.attempt_2) for test in result.test]
             self.answered.add(task.id)
-            self.solved.add(task.id)
-            (self.cut.add if cut else self.cut.discard)(task.id)
+            self._solved(task.id, cut)
             said = {"cut": cut, "solution": result.to_json()}
         line = line_of(task, self.weights_sha256, self.made_with, **said)
         append(self.results, line)
@@ -189,8 +187,14 @@ class Batch:
             self.write_submission()
         return line
 
+    def _solved(self, task_id: str, cut: bool) -> None:
+        self.solved.add(task_id)
+        (self.cut.add if cut else self.cut.discard)(task_id)
+
     def record_unreadable(self) -> list[dict[str, Any]]:
         """Put malformed tasks on the disk, once."""
+        if not self.unreadable:
+            return []  # the file may be long
         told = set()
         for text in whole_lines(self.results):
             if '"error"' in text:

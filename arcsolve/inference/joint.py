@@ -11,6 +11,7 @@ import torch
 
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError
+from arcsolve.files import make_folder
 from arcsolve.inference.export import export
 from arcsolve.inference.onnx_backend import OnnxBackend
 from arcsolve.inference.solver import Solver
@@ -97,10 +98,7 @@ def adapt_jointly(
     pack = flatten(demonstrations)
     config = joint_config(weights, settings, len(pack.ids), seed)
     path = folder / checkpoint.WEIGHTS
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArcsolveError(f"{folder}: {error.strerror or error}") from error
+    make_folder(folder)
     trainer = Trainer(config, pack, device, weights)
     if checkpoint.exists(folder):
         checkpoint.load(trainer, folder, warn)

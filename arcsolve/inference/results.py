@@ -34,8 +34,8 @@ def made_with(backend: str, settings: Settings, joint: dict[str, Any] | None = N
 
 
 def told_of(weights: Weights, backend: str, settings: Settings) -> dict[str, Any]:
-    """What a score or a run has to tell beside its data: weights, budgets and seed, as a user names them."""
-    noise = weights.config.noise if settings.noise is None else settings.noise
+    """What a score or a run has to tell beside its data: weights and budgets, as a user names them."""
+    noise = settings.noise_of(weights.config)
     return {
         "weights_sha256": weights.sha256,
         "backend": backend,

@@ -9,6 +9,7 @@ from typing import Any
 
 from arcsolve.inference.adaptation import AdaptSettings
 from arcsolve.inference.solution import Candidate, LatentStep
+from arcsolve.network.config import NetworkConfig
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class Settings:
     def refined(self) -> int:
         """How many networks a solve samples from: one where nothing is refined, since all would be equal."""
         return self.networks if self.adapt.steps else 1
+
+    def noise_of(self, network: NetworkConfig) -> float:
+        """Standard deviation of the noise in ``h`` that a solve of this network uses."""
+        return network.noise if self.noise is None else self.noise
 
 
 @dataclass(frozen=True)

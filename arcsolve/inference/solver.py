@@ -164,10 +164,6 @@ class Solver:
             return row
         return None
 
-    def noise(self, settings: Settings) -> float:
-        """Standard deviation of the noise in ``h`` that a solve with these settings uses."""
-        return self.weights.config.noise if settings.noise is None else settings.noise
-
     @cached_property
     def recall(self) -> Recall:
         """The bank as it is searched for a new task."""
@@ -231,7 +227,7 @@ class Solver:
             random_views(settings.views, np.random.default_rng(settings.seed), keep_zero=True),
             samples=settings.samples,
             steps=settings.steps or self.weights.config.steps,
-            noise=self.noise(settings),
+            noise=settings.noise_of(self.weights.config),
             seed=settings.seed,
             plausible=plausible(demonstrations, test_input),
             out_of_time=clock.out_of_time,

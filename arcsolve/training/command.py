@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from arcsolve.errors import ArcsolveError
+from arcsolve.files import make_folder
 from arcsolve.network.device import choose_device
 from arcsolve.network.weights import Weights, load_weights
 from arcsolve.training import checkpoint
@@ -116,10 +116,7 @@ def _train(
     initial: Weights | None,
 ) -> int:
     folder: Path = options.out or Path("runs") / options.preset
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArcsolveError(f"{folder}: {error.strerror or error}") from error
+    make_folder(folder)
     trainer = Trainer(config, pack, device, initial, world)
     say: Callable[[str], None] = (lambda line: None) if world.rank else _say
     if checkpoint.exists(folder):
