@@ -18,7 +18,8 @@ from arcsolve.arc.submission import Attempts, validate_submission
 from arcsolve.arc.task import Pair, Task
 from arcsolve.errors import ArcsolveError, FormatError
 
-ORIGIN = Origin("arcsolve-01234567", {"views": 2}, datetime(2026, 11, 25, 12, 0, 10, tzinfo=UTC), 10.0)
+END = datetime(2026, 11, 25, 12, 0, 10, tzinfo=UTC)
+ORIGIN = Origin("arcsolve-01234567", {"views": 2}, datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC), END)
 
 
 def grid(colour: int) -> Grid:

@@ -234,7 +234,7 @@ def test_weights_that_have_seen_a_task_may_not_be_scored_on_it(trained: Path, tm
 
 
 def test_the_shipped_weights_are_what_the_manifest_says() -> None:
-    from arcsolve.inference.solver import shipped_weights
+    from arcsolve.network.weights import shipped_weights
 
     manifest = json.loads((ROOT / "weights" / "manifest.json").read_text())
     weights = load_weights(shipped_weights())

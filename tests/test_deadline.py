@@ -86,6 +86,20 @@ def test_what_does_not_fit_is_cut_in_order() -> None:
     assert plan(1000) == (0, 1, FLOOR_STEPS, True)  # fewer tasks rather than less
 
 
+def test_the_reserve_is_for_what_overruns_and_for_writing() -> None:
+    clock = Time()
+    for seconds, reserve in ((10, 3), (1000, 20), (40_000, 30)):
+        deadline = Deadline(seconds, clock)
+        assert (deadline.left, deadline.patience) == (seconds - reserve, seconds - reserve / 4)
+
+
+def test_to_stop_without_what_was_left_out_is_a_cut() -> None:
+    small, known = sized(5), Deadline(1000, Time())
+    known.learn(small, FULL, spent(FULL, refine=256.0))
+    planned, cut = known.plan(small, 3 * work(small, FULL.adapt), replace(FULL, stop=True))
+    assert cut and planned.leave_one_out == 0
+
+
 def test_larger_tasks_get_more_and_what_is_not_used_goes_to_the_others() -> None:
     clock = Time()
     deadline = Deadline(100, clock)
@@ -95,10 +109,10 @@ def test_larger_tasks_get_more_and_what_is_not_used_goes_to_the_others() -> None
     (a, _), (b, _) = (deadline.plan(task, 6 * sum(sizes), FULL, workers=2) for task in (small, large))
     assert a.time_limit is not None and b.time_limit is not None
     assert b.time_limit / a.time_limit == pytest.approx(sizes[1] / sizes[0])
-    assert a.time_limit + b.time_limit == pytest.approx(2 * 98 * 2 / 6)
+    assert a.time_limit + b.time_limit == pytest.approx(2 * 97 * 2 / 6)
     clock.now = 20.0
     later, _ = deadline.plan(small, sizes[0], FULL, workers=2)
-    assert later.time_limit == pytest.approx(78)  # two workers, but no task may go beyond the end
+    assert later.time_limit == pytest.approx(77)  # two workers, but no task may go beyond the end
     clock.now = 99.0
     assert deadline.left < 0
 

@@ -12,11 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from arcsolve.arc import dataset
 from arcsolve.arc.dataset import Unreadable, load_tasks
@@ -27,8 +31,7 @@ from arcsolve.files import make_folder
 from arcsolve.inference import health
 from arcsolve.inference.health import Check, check_all
 from arcsolve.inference.onnx_backend import OnnxBackend
-from arcsolve.inference.solver import shipped_weights
-from arcsolve.network.weights import load_weights
+from arcsolve.network.weights import load_weights, shipped_weights
 
 MEMORY = 1_500 * 2**20
 """Address space that reading any file must fit into, numpy and the interpreter included."""
@@ -91,6 +94,52 @@ def test_tampered_weights_are_refused_by_their_graph_and_by_their_manifest(weigh
         OnnxBackend(load_weights(path), "cpu")
 
 
+def test_huge_weights_are_refused_unread(weights_file: Path, tmp_path: Path) -> None:
+    path = copied(weights_file, tmp_path)
+    with path.open("r+b") as file:
+        file.truncate(2**34)  # sparse: it takes no room
+    began = time.monotonic()
+    with pytest.raises(FormatError, match="larger than 1024 MiB"):
+        load_weights(path)
+    assert time.monotonic() - began < 1
+
+
+def with_meta(path: Path, change: Callable[[Any], Any]) -> None:
+    """Write the file's metadata anew, its tensors as they were."""
+    with safe_open(path, "numpy") as file:
+        meta = json.loads(file.metadata()["arcsolve"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    meta = change(meta)
+    save_file(tensors, path, {"arcsolve": meta if isinstance(meta, str) else json.dumps(meta)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda meta: [],
+        lambda meta: "[" * 100_000,
+        lambda meta: {**meta, "training": []},
+        lambda meta: {**meta, "tasks": None},
+        lambda meta: {**meta, "config": []},
+        lambda meta: {**meta, "config": {**meta["config"], "width": "64"}},
+        lambda meta: {key: value for key, value in meta.items() if key != "training"},
+    ],
+)
+def test_odd_metadata_is_refused_by_name(change: Callable[[Any], Any], weights_file: Path, tmp_path: Path) -> None:
+    path = copied(weights_file, tmp_path)
+    with_meta(path, change)
+    with pytest.raises(FormatError, match=r"weights\.safetensors: "):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "\xff"])
+def test_an_odd_manifest_is_refused_by_name(text: str, weights_file: Path, tmp_path: Path) -> None:
+    path = copied(weights_file, tmp_path)
+    (tmp_path / "manifest.json").write_text(text, encoding="latin-1")
+    with pytest.raises(FormatError, match=r"manifest\.json: "):
+        load_weights(path)
+
+
 def test_the_shipped_weights_stand_beside_their_manifest() -> None:
     assert shipped_weights().with_name("manifest.json").exists()
 
@@ -114,6 +163,13 @@ def test_a_graph_that_reads_other_files_is_refused_before_they_are_opened(
     graph.write_bytes(model.SerializeToString())
     with pytest.raises(FormatError, match=r"weights\.onnx: reads"):
         OnnxBackend(load_weights(path), "cpu")
+    # And in a function's.
+    model = onnx.load(weights_file.with_suffix(".onnx"), load_external_data=False)
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    model.functions.append(onnx.helper.make_function("local", "F", [], ["c"], [constant], opsets))
+    graph.write_bytes(model.SerializeToString())
+    with pytest.raises(FormatError, match=r"weights\.onnx: reads"):
+        OnnxBackend(load_weights(path), "cpu")
 
 
 def test_a_graph_with_its_own_weights_is_refused(weights_file: Path, tmp_path: Path) -> None:
@@ -133,6 +189,7 @@ BOMBS = {
     "cells": '{"train": [{"input": [[' + "0," * 20_000_000 + "0]]}]}",
     "lists": '{"train": [' + "[]," * 20_000_000 + "[]]}",
     "strings": '{"train": [' + '"ab",' * 12_000_000 + '"ab"]}',
+    "pairs": '{"train": [' + '{"input": [[1]], "output": [[1]]},' * 700_000 + '{}], "test": []}',
     "keys": "{" + ",".join(f'"{number}":[]' for number in range(3_000_000)) + "}",
 }
 
@@ -160,7 +217,7 @@ def test_the_limit_of_values_leaves_room_for_ten_thousand_tasks() -> None:
 
 def test_malformed_tasks_of_a_set_can_be_left_out(tmp_path: Path) -> None:
     good = {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}]}
-    bad = {"train": [], "test": [1, 2]}
+    bad = {"train": [], "test": [{}, {}, 3]}
     for name, value in (("set.json", {"b": good, "a": bad, "c": 3}), ("folder/b.json", good), ("folder/a.json", bad)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps(value))
@@ -174,6 +231,36 @@ def test_malformed_tasks_of_a_set_can_be_left_out(tmp_path: Path) -> None:
     (tmp_path / "folder" / "b.json").unlink()
     with pytest.raises(FormatError, match="no demonstrations"):
         load_tasks(str(tmp_path / "folder"), [])
+
+
+def test_a_malformed_task_is_not_believed_to_have_a_million_tests(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"train": [], "test": [' + "{}," * 1_000_000 + "{}]}")
+    (tmp_path / "b.json").write_text('{"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}]}')
+    found: list[Unreadable] = []
+    load_tasks(str(tmp_path), found)
+    assert [(one.id, one.test_inputs) for one in found] == [("a", dataset.MAX_STAND_INS)]
+
+
+def test_one_odd_id_costs_no_other_task(tmp_path: Path) -> None:
+    good = {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}]}
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps({"a": good, "b\n\ud800": good, "": good, "c": {}}))
+    found: list[Unreadable] = []
+    assert [task.id for task in load_tasks(str(path), found)] == ["a"] and len(found) == 3
+    assert [task.id for task in load_tasks(f"{path}:a")] == ["a"], "the others are not asked for"
+    with pytest.raises(FormatError, match="c: missing key"):
+        load_tasks(f"{path}:c")
+    with pytest.raises(ArcsolveError, match="no task d among its 1"):
+        load_tasks(f"{path}:d")
+
+
+def test_a_named_pipe_among_tasks_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    (tmp_path / "b.json").write_text('{"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}]}')
+    with pytest.raises(ArcsolveError, match=r"a\.json: not a file"):
+        load_tasks(str(tmp_path))
+    found: list[Unreadable] = []
+    assert len(load_tasks(str(tmp_path), found)) == 1 == len(found)
 
 
 @contextmanager
@@ -280,3 +367,27 @@ def test_the_doctor_finds_this_machine_well_and_says_why_it_would_not(
     assert "are both installed: pip uninstall" in health._onnxruntime().detail
     done = CliRunner().invoke(arcsolve, ["doctor", "--weights", str(path), "--json"])
     assert done.exit_code == 1 and json.loads(done.stdout)["ok"] is False
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "torch", "onnx", "safetensors"])
+def test_the_doctor_outlives_a_broken_package(package: str, tmp_path: Path) -> None:
+    """In a process of its own, where a package of that name, found first, cannot be imported."""
+    (tmp_path / f"{package}.py").write_text("raise ImportError('libbroken.so: no such file')")
+    command = [sys.executable, "-m", "arcsolve", "doctor", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert done.returncode == 1 and done.stderr == ""
+    found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert found["inference"]["ok"] is False
+    assert any("libbroken" in check["detail"] for check in found.values())
+
+
+def test_the_doctor_knows_a_gpu_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_device_files", lambda: True)
+    monkeypatch.setattr(health.shutil, "which", lambda name: name)
+    answer = SimpleNamespace(returncode=9, stdout="NVIDIA-SMI has failed\n")
+    monkeypatch.setattr(health.subprocess, "run", lambda *arguments, **options: answer)
+    assert health._gpu() == Check("gpu", False, "none that nvidia-smi finds: NVIDIA-SMI has failed")
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    found = health._providers()
+    assert found.ok is False and "pip install onnxruntime-gpu" in found.detail

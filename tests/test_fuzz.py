@@ -83,12 +83,84 @@ def one_line(error: ArcsolveError) -> None:
     assert "\n" not in str(error) and str(error).isprintable() and len(str(error)) < 1000, repr(str(error))
 
 
+LINE: dict[str, Any] = {
+    "id": "any",
+    "task_hash": "0",
+    "weights_sha256": "0",
+    "settings": {},
+    "finished": "2026-11-25T12:00:00+00:00",
+    "cut": False,
+    "solution": {"test": [{"attempt_1": [[1]], "attempt_2": [[2]]}], "truncated": False, "seconds": {"total": 1.0}},
+}
+VALID = {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}]}
+ODD = st.one_of(
+    JSON,
+    st.floats(),
+    st.integers(),
+    st.lists(ATTEMPTS, max_size=2),
+)
+LINES = st.lists(
+    st.one_of(
+        st.builds(lambda key, value: {**LINE, key: value}, st.sampled_from(list(LINE)), ODD),
+        st.builds(
+            lambda key, value: {**LINE, "solution": {**LINE["solution"], key: value}},
+            st.sampled_from(["test", "truncated", "seconds"]),
+            ODD,
+        ),
+        st.builds(
+            lambda date, spent: {
+                **LINE,
+                "finished": date,
+                "solution": {**LINE["solution"], "seconds": {"total": spent}},
+            },
+            st.sampled_from(["0001-01-01", "2026-11-25", "9999-12-31T23:59:59Z", ""]),
+            st.one_of(st.sampled_from([10**400, 1e300, "1", None, 60]), st.floats()),
+        ),
+        st.builds(lambda value: {**LINE, "error": value}, JSON),
+    ),
+    max_size=3,
+)
+
+
+@given(lines=LINES, junk=st.binary(max_size=20), summary=st.one_of(JSON, st.just({})), layout=st.booleans())
+def test_submit_meets_any_run_without_a_traceback(
+    lines: list[Any], junk: bytes, summary: Any, layout: bool, tmp_path_factory: Any
+) -> None:
+    folder: Path = tmp_path_factory.getbasetemp() / "run"
+    folder.mkdir(exist_ok=True)
+    tasks, out = folder.with_name("any.json"), folder.with_name("out")
+    tasks.write_text(json.dumps(VALID))
+    content = load_tasks(str(tasks)).tasks[0].blind.hash
+    written = [{**line, "task_hash": content} if line["task_hash"] == "0" else line for line in lines]
+    text = "\n".join(json.dumps(line) for line in written).encode()
+    (folder / "results.jsonl").write_bytes(text + b"\n" + junk + b"\n")
+    (folder / "summary.json").write_text(json.dumps(summary))
+    if layout:
+        command = ["submit", str(folder), "-o", str(out), "--tasks", str(tasks), "--format", "arc-agi-benchmarking"]
+    else:
+        command = ["submit", str(folder), "-o", str(out.with_suffix(".json")), "--tasks", str(tasks)]
+    meets(command)
+
+
+def meets(command: list[str]) -> None:
+    """The command runs, or ends with one line."""
+    done = CliRunner().invoke(arcsolve, command)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        assert isinstance(done.exception, ArcsolveError), done.exc_info
+        one_line(done.exception)
+    else:
+        assert done.exit_code in (0, 3), done.output
+
+
 @given(data=FILES)
 def test_loaders_and_commands_meet_any_file_without_a_traceback(data: bytes, tmp_path_factory: Any) -> None:
     folder: Path = tmp_path_factory.getbasetemp() / "fuzz"
     folder.mkdir(exist_ok=True)
     path = folder / "any.json"
     path.write_bytes(data)
+    run = folder.with_name("empty run")
+    run.mkdir(exist_ok=True)
+    (run / "results.jsonl").write_bytes(data)
     unreadable: list[Unreadable] = []
     readers = (load_tasks, lambda source: load_tasks(source, unreadable), read_submission)
     for read, source in [*((read, str(path)) for read in readers), (load_tasks, str(folder))]:
@@ -104,11 +176,6 @@ def test_loaders_and_commands_meet_any_file_without_a_traceback(data: bytes, tmp
         ["show", str(path)],
         ["score", str(path), str(path)],
         ["score", str(folder), str(path), "--json"],
-        ["submit", str(folder), "-o", str(folder / "out"), "--tasks", str(path)],
+        ["submit", str(run), "-o", str(run / "out"), "--tasks", str(path)],
     ):
-        done = CliRunner().invoke(arcsolve, command)
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            assert isinstance(done.exception, ArcsolveError), done.exc_info
-            one_line(done.exception)
-        else:
-            assert done.exit_code in (0, 3), done.output
+        meets(command)

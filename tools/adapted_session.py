@@ -21,8 +21,7 @@ import onnxruntime as ort
 from arcsolve.inference.backend import Inputs
 from arcsolve.inference.export import INPUTS, OUTPUTS, example_inputs
 from arcsolve.inference.onnx_backend import NETWORK, OnnxBackend
-from arcsolve.inference.solver import shipped_weights
-from arcsolve.network.weights import load_weights
+from arcsolve.network.weights import load_weights, shipped_weights
 
 
 def fixed_graph(graph: Path) -> Path:

@@ -246,7 +246,7 @@ def score(weights: Path, tasks: Path, device: Any, seconds: float) -> dict[str, 
     """Development on as many of the tasks as the time allows, spread evenly over them: one task in each round."""
     from arcsolve.arc.dataset import load_tasks
     from arcsolve.inference.adaptation import AdaptSettings
-    from arcsolve.inference.evaluation import Outcome, blind
+    from arcsolve.inference.evaluation import Outcome
     from arcsolve.inference.settings import Settings
     from arcsolve.inference.solver import Solver
 
@@ -257,7 +257,7 @@ def score(weights: Path, tasks: Path, device: Any, seconds: float) -> dict[str, 
     for number in range(len(known)):
         # A step coprime to the count visits every task once, and any first part of the way is spread evenly.
         task = known[number * 97 % len(known)] if len(known) % 97 else known[number]
-        found = Outcome.of(task, solver.solve(blind(task), settings)).right
+        found = Outcome.of(task, solver.solve(task.blind, settings)).right
         right, outputs = right + sum(found), outputs + len(found)
         if out_of_time():
             break

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,13 @@ class Origin:
     Attributes:
         model: what made them.
         settings: how, as JSON values.
-        finished: when.
-        seconds: how long it took.
+        began, finished: when.
     """
 
     model: str
     settings: Mapping[str, Any]
+    began: datetime
     finished: datetime
-    seconds: float
 
 
 def write_benchmarking(
@@ -62,7 +61,7 @@ def write_benchmarking(
     """
     for task_id in answers:
         # An id from a combined file may be anything, a path to somewhere else included.
-        if task_id != Path(task_id).name or task_id == Path(RESULTS).stem:
+        if not task_id.isprintable() or task_id != Path(task_id).name or task_id in ("", Path(RESULTS).stem):
             raise ArcsolveError(f"{folder}: the task id {task_id!a} cannot be the name of a file in it")
     make_folder(folder)
     present = {path.stem for path in folder.glob("*.json") if path.name != RESULTS}
@@ -86,7 +85,7 @@ def _metadata(origin: Origin, task_id: str, index: int, name: str) -> dict[str, 
     return {
         "model": origin.model,
         "provider": "arcsolve",
-        "start_timestamp": (origin.finished - timedelta(seconds=origin.seconds)).isoformat(),
+        "start_timestamp": origin.began.isoformat(),
         "end_timestamp": origin.finished.isoformat(),
         "choices": [],
         "kwargs": dict(origin.settings),

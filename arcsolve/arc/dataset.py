@@ -21,6 +21,10 @@ MAX_BYTES = 64 * 2**20
 """Largest file read, in bytes; the official combined files hold about 6 MB."""
 MAX_VALUES = 4_000_000
 """Most lists, objects or strings in a file: decoded, 64 MB of `[],` would fill 1.4 GB. 10,000 tasks have a million."""
+MAX_PAIRS = 1_000
+"""Most demonstrations, or test pairs, of a task; the official ones have up to 10, and up to 4."""
+MAX_STAND_INS = 30
+"""Most test inputs that a malformed task is believed to have, for a submission to answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +90,7 @@ def load_tasks(source: str, unreadable: list[Unreadable] | None = None) -> TaskS
     if not os.path.lexists(source):
         parent, colon, task_id = source.rpartition(":")
         if colon and (parent in (*OFFICIAL, "-") or os.path.lexists(parent)):
-            return TaskSet(source, (_select(load_tasks(parent), task_id),))
+            return TaskSet(source, (_select(parent, task_id),))
     return TaskSet(source, _file(source, unreadable))
 
 
@@ -168,6 +172,8 @@ def _directory(path: str, unreadable: list[Unreadable] | None) -> tuple[Task, ..
         file = os.path.join(path, name)
         where, stem, value = one_line(file), Path(file).stem, None
         try:
+            if not os.path.isfile(file):  # a named pipe, say, would be waited for
+                raise ArcsolveError(f"{where}: not a file")
             value = read_json(file)
             found = _tasks(value, where, stem)
             if not _is_task(value):
@@ -203,11 +209,17 @@ def _official(name: str) -> TaskSet:
     return TaskSet(name, tuple(sorted(tasks, key=lambda task: task.id)))
 
 
-def _select(tasks: TaskSet, task_id: str) -> Task:
+def _select(source: str, task_id: str) -> Task:
+    """One task of a source, whose other tasks may be malformed."""
+    others: list[Unreadable] = []
+    tasks = load_tasks(source, others)
     for task in tasks:
         if task.id == task_id:
             return task
-    raise ArcsolveError(f"{one_line(tasks.name)}: no task {one_line(task_id)} among its {len(tasks)}")
+    for malformed in others:
+        if malformed.id == task_id:
+            raise FormatError(malformed.error)
+    raise ArcsolveError(f"{one_line(source)}: no task {one_line(task_id)} among its {len(tasks)}")
 
 
 def _is_task(value: dict[str, Any]) -> bool:
@@ -230,8 +242,9 @@ def _tasks(value: Any, where: str, stem: str, unreadable: list[Unreadable] | Non
     if not entries or not (all(objects) if unreadable is None else any(objects)):
         raise FormatError(f"{where}: missing keys `train` and `test`")
     tasks: list[Task] = []
-    for key in sorted(_task_id(key, where) for key in value):
+    for key in sorted(value):
         try:
+            _task_id(key, where)
             if not isinstance(value[key], dict):
                 raise FormatError(f"{where}: {key}: expected an object with `train` and `test`")
             tasks.append(_task(value[key], f"{where}: {key}.", key))
@@ -246,7 +259,8 @@ def _tasks(value: Any, where: str, stem: str, unreadable: list[Unreadable] | Non
 
 def _unreadable(task_id: str, error: ArcsolveError, value: Any) -> Unreadable:
     tests = value.get("test") if isinstance(value, dict) else None
-    return Unreadable(task_id, str(error), max(1, len(tests)) if isinstance(tests, list) else 1)
+    count = sum(isinstance(pair, dict) for pair in tests) if isinstance(tests, list) else 0
+    return Unreadable(task_id, str(error), min(max(1, count), MAX_STAND_INS))
 
 
 def _task_id(text: str, where: str) -> str:
@@ -271,6 +285,8 @@ def _pairs(value: dict[str, Any], key: str, prefix: str, *, hidden: bool) -> tup
         raise FormatError(f"{prefix}{key}: expected a list of pairs")
     if not items:
         raise FormatError(f"{prefix}{key}: no {'test inputs' if hidden else 'demonstrations'}")
+    if len(items) > MAX_PAIRS:
+        raise FormatError(f"{prefix}{key}: {len(items)} pairs, at most {MAX_PAIRS} are allowed")
     pairs = []
     for i, item in enumerate(items):
         where = f"{prefix}{key}[{i}]"

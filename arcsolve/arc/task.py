@@ -31,6 +31,11 @@ class Task:
     test: tuple[Pair, ...]
 
     @property
+    def blind(self) -> Task:
+        """The task without its test outputs: what a solver is handed, and what its answers depend on."""
+        return Task(self.id, self.train, tuple(Pair(pair.input, None) for pair in self.test))
+
+    @property
     def hash(self) -> str:
         """SHA-256 (hex) over the content of all grids, sizes included; the id takes no part."""
         digest = hashlib.sha256()

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ INCOMPLETE = 3
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Processes that solve a task each (default: one for each GPU, or this process alone). With --ray: workers on "
+    help="Processes that solve a task each (default: one for each GPU, or one). With --ray: workers on "
     "the cluster (default: as many as its GPUs, or its CPUs, allow).",
 )
 @click.option(
@@ -74,6 +74,7 @@ def batch(
     consoles: Consoles,
     **options: Any,
 ) -> None:
+    began = time.monotonic()  # before the imports, which take seconds
     from arcsolve.arc.dataset import Unreadable, load_tasks, one_line
     from arcsolve.files import lock_folder, make_folder
     from arcsolve.inference.batch import Batch, solve_all
@@ -81,24 +82,24 @@ def batch(
     from arcsolve.inference.results import made_with
 
     seconds = None if deadline is None else parse_duration(deadline)
-    began = time.monotonic()
     unreadable: list[Unreadable] = []
     tasks = load_tasks(source, unreadable)
     make_folder(output)
     with lock_folder(output), _pool(options, ray, time_limit) as (pool, weights, backend, settings):
+        made = made_with(backend, settings)
         run = Batch(
             tasks,
             unreadable,
             output,
             weights.sha256,
-            made_with(backend, settings),
+            made,
             keep_cut=deadline is not None,
             warn=lambda line: click.echo(f"arcsolve: {line}", err=True),
         )
         clock = None
         if seconds is not None:
             clock = Deadline(seconds - (time.monotonic() - began))
-        facts = _facts(source, tasks, weights, backend, settings, deadline)
+        facts = {**_facts(source, tasks, weights, backend, settings, deadline), "settings": made}
         _write_summary(output, facts, run, began)
         lines = run.record_unreadable()
         for line in lines:
@@ -120,34 +121,31 @@ def _pool(
     options: dict[str, Any], ray: str | None, time_limit: float | None
 ) -> Iterator[tuple[Pool, Weights, str, Settings]]:
     """Workers, the weights they hold, the backend's name without a device's number, and the settings."""
-    from arcsolve.cli.options import make_pool, make_settings, make_solver
-    from arcsolve.inference.solver import shipped_weights
+    from arcsolve.cli.options import make_pool, make_settings
+    from arcsolve.network.weights import load_weights, shipped_weights
 
-    pool: Pool
-    if ray is not None:
-        from arcsolve.inference.pool import SolverSpec
-        from arcsolve.inference.ray_pool import RayPool
-        from arcsolve.network.weights import load_weights
-
-        weights = load_weights(options["weights"] or shipped_weights())
-        workers = RayPool(
-            ray,
-            SolverSpec(weights.path, options["backend"], options["device"], options["threads"] or 0),
-            options["workers"],
-        )
-        pool = workers
-        kind, settings = workers.device, make_settings(options, workers.device, time_limit)
-    else:
-        solver, settings = make_solver(options, time_limit=time_limit)
-        weights, pool = solver.weights, make_pool(solver, options)
-        kind = "cuda" if "cuda" in solver.backend.name else "cpu"
+    weights = load_weights(options["weights"] or shipped_weights())
     # A scheduler's way to say stop is to be treated like Ctrl-C: clean up, keep everything.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield pool, weights, f"{options['backend']}:{kind}", settings
-    finally:
-        pool.close()
-        signal.signal(signal.SIGTERM, before)
+    with ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        pool: Pool
+        if ray is not None:
+            from arcsolve.inference.pool import SolverSpec
+            from arcsolve.inference.ray_pool import RayPool
+
+            spec = SolverSpec(weights.path, options["backend"], options["device"], options["threads"] or 0)
+            pool = workers = RayPool(ray, spec, options["workers"])
+            stack.callback(pool.close)
+            kind = device = workers.device
+        else:
+            pool = processes = make_pool(weights.path, options)
+            stack.callback(pool.close)
+            backend, device, notice = processes.ready()
+            kind = "cuda" if "cuda" in backend else "cpu"
+            if notice:
+                click.echo(f"arcsolve: {notice}", err=True)
+        yield pool, weights, f"{options['backend']}:{kind}", make_settings(options, device, time_limit)
 
 
 def _facts(
@@ -187,6 +185,8 @@ def _write_summary(output: Path, facts: dict[str, Any], run: Batch, began: float
         "tasks": len(run.answers),
         "solved": len(run.solved),
         "cut": len(run.cut),
+        "truncated": len(run.truncated),
+        "otherwise": sorted(run.otherwise),
         "failed": run.failed,
         "unanswered": sorted(run.answers.keys() - run.answered - run.failed.keys()),
         "seconds": round(time.monotonic() - began, 1),
@@ -199,7 +199,9 @@ def _tell(summary: dict[str, Any], output: Path) -> None:
     from arcsolve.inference.batch import SUBMISSION
 
     parts = [f"{summary['solved']} of {summary['tasks']} tasks solved"]
-    parts += [f"{summary['cut']} of them on a cut budget"] if summary["cut"] else []
+    parts += [f"{summary['cut']} of them on a budget cut by the deadline"] if summary["cut"] else []
+    parts += [f"{summary['truncated']} of them out of time"] if summary["truncated"] else []
+    parts += [f"{len(summary['otherwise'])} answered with other weights or settings"] if summary["otherwise"] else []
     parts += [f"{len(summary['failed'])} failed"] if summary["failed"] else []
     parts += [f"{len(summary['unanswered'])} not reached"] if summary["unanswered"] else []
     stand_ins = (
@@ -260,7 +262,13 @@ def _outcome(line: dict[str, Any]) -> str:
     tests = line["solution"]["test"]
     shares = [test["candidates"][0]["votes"] / sum(one["votes"] for one in test["candidates"]) for test in tests]
     votes = " ".join(f"{share:.0%}" for share in shares)
-    return f"{line['solution']['seconds']['total']:.1f} s  votes {votes}{'  budget cut' if line['cut'] else ''}"
+    return f"{line['solution']['seconds']['total']:.1f} s  votes {votes}{_short(line)}"
+
+
+def _short(line: dict[str, Any]) -> str:
+    if line["cut"]:
+        return "  budget cut"
+    return "  out of time" if line["solution"]["truncated"] else ""
 
 
 def _duration(seconds: float) -> str:

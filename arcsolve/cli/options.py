@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from arcsolve.inference.joint import JointSettings
-    from arcsolve.inference.pool import Pool
+    from arcsolve.inference.pool import ProcessPool
     from arcsolve.inference.settings import Settings
     from arcsolve.inference.solver import Solver
 
@@ -149,24 +149,25 @@ def make_settings(options: dict[str, Any], device: str, time_limit: float | None
     )
 
 
-def make_pool(solver: Solver, options: dict[str, Any]) -> Pool:
-    """Workers on this machine: ``--workers``, by default one for each GPU, or this process alone."""
+def make_pool(weights: Path, options: dict[str, Any]) -> ProcessPool:
+    """Workers on this machine: ``--workers``, by default one for each GPU, or one."""
     import os
 
     import torch
 
-    from arcsolve.inference.pool import InlinePool, ProcessPool, SolverSpec
+    from arcsolve.inference.pool import ProcessPool, SolverSpec
 
     device: str = options["device"]
-    on_gpu = "cuda" in solver.backend.name
     # A GPU named by its number is the only one that is wanted.
-    every = on_gpu and ":" not in device
-    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if every else []
-    devices = devices or [device]
-    count = options["workers"] or len(devices)
-    if count == 1:
-        return InlinePool(solver)  # which has its threads already
+    count = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [name.strip() for name in visible.split(",")][:count] if visible else [str(gpu) for gpu in range(count)]
+    workers = options["workers"] or max(1, count)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = options["threads"] or (0 if on_gpu else max(1, cores // count))
-    path, backend = solver.weights.path, options["backend"]
-    return ProcessPool([SolverSpec(path, backend, devices[number % len(devices)], threads) for number in range(count)])
+    threads = options["threads"] or (max(1, cores // workers) if workers > 1 else 0)
+    return ProcessPool(
+        [
+            SolverSpec(weights, options["backend"], device, threads, gpus[number % count] if count > 1 else None)
+            for number in range(workers)
+        ]
+    )

@@ -11,7 +11,7 @@ from arcsolve.cli.show import complete_source
 
 if TYPE_CHECKING:
     from arcsolve.arc.benchmarking import Origin
-    from arcsolve.inference.batch import Entry
+    from arcsolve.inference.results import Entry
 
 
 @click.command("submit")
@@ -39,23 +39,24 @@ def submit(run: Path, layout: str, output: Path, source: str | None) -> None:
     from arcsolve.arc.submission import validate_submission, write_submission
     from arcsolve.cli.batch import INCOMPLETE
     from arcsolve.files import check_folder
-    from arcsolve.inference.batch import read_entries, unanswered
-    from arcsolve.inference.results import RESULTS
+    from arcsolve.inference.batch import unanswered
+    from arcsolve.inference.results import RESULTS, choose, read_entries
 
     check_folder(output)
-    summary = _summary(run)
+    summary = _summary(run, needed=source is None)
     unreadable: list[Unreadable] = []
     tasks = load_tasks(source or _source(run, summary), unreadable)
-    entries: dict[str, Entry] = {}
-    for entry in read_entries(run / RESULTS, tasks, lambda line: click.echo(f"arcsolve: {line}", err=True)):
-        entries[entry.id] = entry
+    lines = read_entries(run / RESULTS, tasks, lambda line: click.echo(f"arcsolve: {line}", err=True))
+    # In a folder with answers of several settings, those of the last run are meant.
+    entries = choose(lines, summary.get("weights_sha256"), summary.get("settings"))
     answers = unanswered(tasks, unreadable)
     answers |= {task_id: entry.attempts for task_id, entry in entries.items()}
     validate_submission(answers, tasks, one_line(str(output)), unreadable)
+    name = run.resolve().name
     if layout == "kaggle":
         write_submission(output, answers)
     else:
-        write_benchmarking(output, answers, {task_id: _origin(entries.get(task_id)) for task_id in answers}, run.name)
+        write_benchmarking(output, answers, {task_id: _origin(entries.get(task_id)) for task_id in answers}, name)
     if len({(entry.weights_sha256, str(entry.settings)) for entry in entries.values()}) > 1:
         click.echo("arcsolve: the answers were made with several kinds of weights or settings", err=True)
     missing = [task_id for task_id in answers if task_id not in entries]
@@ -67,11 +68,14 @@ def submit(run: Path, layout: str, output: Path, source: str | None) -> None:
         click.get_current_context().exit(INCOMPLETE)
 
 
-def _summary(run: Path) -> dict[str, Any]:
+def _summary(run: Path, *, needed: bool) -> dict[str, Any]:
     from arcsolve.arc.dataset import read_json
     from arcsolve.errors import FormatError
+    from arcsolve.inference.results import RESULTS
     from arcsolve.render.report import SUMMARY
 
+    if not needed and (run / RESULTS).exists() and not (run / SUMMARY).exists():
+        return {}
     value = read_json(str(run / SUMMARY), "no such file; is this a folder of `arcsolve batch`?")
     if not isinstance(value, dict):
         raise FormatError(f"{run / SUMMARY}: expected an object")
@@ -93,5 +97,6 @@ def _origin(entry: Entry | None) -> Origin:
     from arcsolve.arc.benchmarking import Origin
 
     if entry is None:
-        return Origin("none: no answer", {}, datetime.now(UTC), 0.0)
-    return Origin(f"arcsolve-{entry.weights_sha256[:8]}", entry.settings, entry.finished, entry.seconds)
+        now = datetime.now(UTC)
+        return Origin("none: no answer", {}, now, now)
+    return Origin(f"arcsolve-{entry.weights_sha256[:8]}", entry.settings, entry.began, entry.finished)

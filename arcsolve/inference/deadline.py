@@ -13,9 +13,10 @@ from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Solution
 from arcsolve.shapes import canvas_size
 
-RESERVE = 0.02
-"""Share of the deadline, at most ``RESERVE_SECONDS``, that is kept for what overruns and for writing."""
-RESERVE_SECONDS = 30.0
+RESERVE, RESERVE_LEAST, RESERVE_MOST = 0.02, 3.0, 30.0
+"""Share of the deadline, and bounds of it in seconds, that is kept for what overruns and for writing."""
+WRITING = 0.25
+"""Share of the reserve for writing: what is not solved by then is given up."""
 
 FLOOR_STEPS = 16
 """Fewest steps of refinement that are worth their time; where even these do not fit, fewer tasks are solved instead."""
@@ -83,7 +84,9 @@ class Deadline:
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self.now = now
-        self.end = now() + seconds - min(RESERVE_SECONDS, RESERVE * seconds)
+        reserve = min(RESERVE_MOST, max(RESERVE_LEAST, RESERVE * seconds))
+        self.end = now() + seconds - reserve
+        self.last = now() + seconds - WRITING * reserve
         self.refining = self.refined = 0.0  # seconds, and steps times work
         self.other = self.others = 0.0  # seconds of recall and sampling, and networks times work
 
@@ -91,6 +94,11 @@ class Deadline:
     def left(self) -> float:
         """Seconds left, the reserve not counted."""
         return self.end - self.now()
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which it makes sense to wait for a task in hand."""
+        return self.last - self.now()
 
     @property
     def known(self) -> bool:
@@ -117,17 +125,17 @@ class Deadline:
         share = max(self.left * workers * size / waiting, self.cost(size, 1, FLOOR_STEPS), 1.0)
         limit = min(SLACK * share, max(self.left, 1.0), settings.time_limit or self.left)
         fit = min(share, FIT * limit)
-        steps, networks = settings.adapt.steps, settings.refined
+        steps, networks, stopped = settings.adapt.steps, settings.refined, False
         if settings.leave_one_out:
             leaving = self.cost(size, 1, steps) * min(settings.leave_one_out, len(task.train))
             if self.cost(size, networks, steps) + leaving > fit:
-                settings = replace(settings, leave_one_out=0)
+                settings, stopped = replace(settings, leave_one_out=0), settings.stop
         cuts = [(count, steps) for count in range(networks, 0, -1)]
         while cuts[-1][1] > FLOOR_STEPS:
             cuts.append((1, max(FLOOR_STEPS, cuts[-1][1] * 3 // 4)))
         fitting = next((cut for cut in cuts if self.cost(size, *cut) <= fit), cuts[-1])
         adapt = replace(settings.adapt, steps=fitting[1])
-        return replace(settings, networks=fitting[0], adapt=adapt, time_limit=limit), fitting != cuts[0]
+        return replace(settings, networks=fitting[0], adapt=adapt, time_limit=limit), stopped or fitting != cuts[0]
 
     def learn(self, task: Task, settings: Settings, solution: Solution) -> None:
         """Take into account what a task took; earlier ones count ever less, the first ones having warmed up."""

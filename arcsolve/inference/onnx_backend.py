@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -99,23 +100,30 @@ def _check_graph(graph: Path, name: str) -> None:
         raise ArcsolveError(f"{graph}: {error.strerror or error}") from None
     except DecodeError as error:
         raise FormatError(f"{graph}: not an ONNX file, or cut short") from error
-    for tensor in _tensors(model.graph):
+    steps = [part for info in model.training_info for part in (info.initialization, info.algorithm)]
+    for tensor in chain.from_iterable(map(_tensors, [model.graph, *steps, *model.functions])):
         for entry in tensor.external_data:
             if entry.key == "location" and entry.value != name:
                 where = f"reads {tensor.name!a} from {entry.value!a} instead of {name}"
                 raise FormatError(f"{graph}: {where}; make it anew with `arcsolve export`")
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.ByteSize():
-                    yield from _tensors(inner)
+def _tensors(part: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a graph or a function, those of graphs within it included."""
+    attributes = [attribute for node in part.node for attribute in node.attribute]
+    if isinstance(part, onnx.FunctionProto):
+        attributes += part.attribute_proto
+    else:
+        yield from part.initializer
+        for sparse in part.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for attribute in attributes:
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for inner in (attribute.g, *attribute.graphs):
+            if inner.ByteSize():
+                yield from _tensors(inner)
 
 
 def _session(graph: Path, options: ort.SessionOptions, device: str) -> ort.InferenceSession:

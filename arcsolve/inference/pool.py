@@ -1,4 +1,4 @@
-"""Workers that solve tasks: in this process, or one process for each device."""
+"""Workers that solve tasks: processes of this machine, one for each device."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,6 +21,9 @@ from arcsolve.errors import ArcsolveError
 from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Solution
 from arcsolve.inference.solver import Solver
+
+STARTS = 3
+"""How often a worker is started in one place without coming to solve, before that place is given up."""
 
 _SPAWN = multiprocessing.get_context("spawn")  # CUDA and ONNX Runtime's threads do not survive a fork
 
@@ -45,6 +50,20 @@ class Done(NamedTuple):
     result: Solution | Failure | None
 
 
+class Ready(NamedTuple):
+    """What a worker's solver runs on.
+
+    Attributes:
+        backend: its name.
+        device: type of the torch device, ``cpu`` or ``cuda``.
+        notice: why it is another than one would expect, if it is.
+    """
+
+    backend: str
+    device: str
+    notice: str | None
+
+
 class Pool(Protocol):
     """Workers that hold a solver each and solve one job at a time."""
 
@@ -62,11 +81,14 @@ class Pool(Protocol):
         """Give a job to a free worker."""
         ...
 
-    def wait(self) -> Sequence[Done]:
+    def wait(self, timeout: float | None = None) -> Sequence[Done]:
         """Block until something happens: jobs come back, or (an empty answer) a worker becomes free.
 
+        Args:
+            timeout: seconds after which nothing has happened; ``None`` for none.
+
         Raises:
-            ArcsolveError: a worker cannot be started.
+            ArcsolveError: there is no worker left, and none can be started.
         """
         ...
 
@@ -77,12 +99,17 @@ class Pool(Protocol):
 
 @dataclass(frozen=True)
 class SolverSpec:
-    """What a worker makes its solver from: see :meth:`~arcsolve.inference.solver.Solver.from_weights`."""
+    """What a worker makes its solver from: see :meth:`~arcsolve.inference.solver.Solver.from_weights`.
+
+    Attributes:
+        gpu: the one GPU that a process is to see, as ``CUDA_VISIBLE_DEVICES`` names it; ``None`` for all.
+    """
 
     weights: Path
     backend: str
     device: str
     threads: int = 0
+    gpu: str | None = None
 
     def make(self) -> Solver:
         return Solver.from_weights(self.weights, backend=self.backend, device=self.device, threads=self.threads)
@@ -93,10 +120,15 @@ def attempt(solver: Solver, job: Job) -> Solution | Failure:
     try:
         return solver.solve(job.task, job.settings)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        return Failure(f"{type(error).__name__}: {lines[0]}".rstrip(": "), traceback.format_exc())
+        return Failure(_name(error), traceback.format_exc())
     finally:
         _give_back()
+
+
+def _name(error: Exception) -> str:
+    """An exception in one line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
 
 
 def _give_back() -> None:
@@ -107,63 +139,84 @@ def _give_back() -> None:
         pass  # another C library, which has its own ways
 
 
-class InlinePool:
-    """One worker: this process."""
-
-    size = 1
-
-    def __init__(self, solver: Solver) -> None:
-        self.solver = solver
-        self.job: Job | None = None
-
-    @property
-    def free(self) -> int:
-        return int(self.job is None)
-
-    def submit(self, job: Job) -> None:
-        self.job = job
-
-    def wait(self) -> Sequence[Done]:
-        assert self.job is not None
-        job, self.job = self.job, None
-        return [Done(job, attempt(self.solver, job))]
-
-    def close(self) -> None:
-        """Nothing to stop."""
-
-
 class ProcessPool:
-    """A process for each of several solvers; one that dies is replaced."""
+    """A process for each of several solvers, so that a task which kills its process kills nothing else.
+
+    One that dies is replaced, unless it cannot start: then there are fewer. On a GPU one is replaced after a failure,
+    too: an error of CUDA may have broken the context for good.
+    """
 
     def __init__(self, specs: Sequence[SolverSpec]) -> None:
-        self.size = len(specs)
         self.workers = [_Worker(spec) for spec in specs]
+
+    @property
+    def size(self) -> int:
+        return len(self.workers)
 
     @property
     def free(self) -> int:
         return sum(worker.job is None for worker in self.workers)
 
+    def ready(self) -> Ready:
+        """Blocks until there is a first solver, and tells what it runs on.
+
+        Raises:
+            ArcsolveError: none can be made.
+        """
+        while True:
+            for worker in self.workers:
+                if worker.ready is not None:
+                    return worker.ready
+            self.wait()
+
     def submit(self, job: Job) -> None:
         next(worker for worker in self.workers if worker.job is None).start(job)
 
-    def wait(self) -> Sequence[Done]:
-        busy = {worker.pipe: worker for worker in self.workers if worker.job is not None}
+    def wait(self, timeout: float | None = None) -> Sequence[Done]:
+        workers = {worker.pipe: worker for worker in self.workers}
         done = []
-        for pipe in wait(list(busy)):
-            worker = busy[pipe]  # type: ignore[index]  # `wait` returns what it was given
-            assert worker.job is not None
+        for pipe in wait(list(workers), timeout):
+            worker = workers[pipe]  # type: ignore[index]  # `wait` returns what it was given
             try:
-                result = worker.pipe.recv()
+                message = worker.pipe.recv()
             except (EOFError, OSError):
-                done.append(Done(worker.job, None))
-                worker.close()
-                self.workers[self.workers.index(worker)] = _Worker(worker.spec)
+                if worker.ready is None and worker.starts == STARTS:
+                    error = ArcsolveError(f"a worker process ended as it started ({worker.end()})")
+                    done += self._give_up(worker, error)
+                else:
+                    done += self._replace(worker)
                 continue
-            if isinstance(result, ArcsolveError):
-                raise result
-            done.append(Done(worker.job, result))
-            worker.job = None
+            if isinstance(message, Ready):
+                worker.ready = message
+            elif isinstance(message, ArcsolveError):
+                done += self._give_up(worker, message)
+            else:
+                assert worker.job is not None
+                done.append(Done(worker.job, message))
+                worker.job = None
+                if isinstance(message, Failure) and worker.ready and worker.ready.device == "cuda":
+                    self._replace(worker)
         return done
+
+    def _replace(self, worker: _Worker) -> list[Done]:
+        """Another worker in its place."""
+        worker.close()
+        new = _Worker(worker.spec, 1 if worker.ready else worker.starts + 1)
+        self.workers[self.workers.index(worker)] = new
+        if worker.job is None:
+            return []
+        if worker.ready:
+            return [Done(worker.job, None)]
+        new.start(worker.job)  # which the first one never saw
+        return []
+
+    def _give_up(self, worker: _Worker, reason: ArcsolveError) -> list[Done]:
+        """Go on without a worker that does not start, if there is another."""
+        worker.close()
+        self.workers.remove(worker)
+        if not self.workers:
+            raise reason
+        return [] if worker.job is None else [Done(worker.job, None)]
 
     def close(self) -> None:
         for worker in self.workers:
@@ -171,22 +224,33 @@ class ProcessPool:
 
 
 class _Worker:
-    """A process that solves what comes through its pipe."""
+    """A process that solves what comes through its pipe.
 
-    def __init__(self, spec: SolverSpec) -> None:
+    Args:
+        starts: how many were started in a row for this place, this one included.
+    """
+
+    def __init__(self, spec: SolverSpec, starts: int = 1) -> None:
         self.spec = spec
+        self.starts = starts
+        self.ready: Ready | None = None
         self.job: Job | None = None
         self.pipe, theirs = _SPAWN.Pipe()
         self.process = _SPAWN.Process(target=_serve, args=(theirs, spec), daemon=True)
-        self.process.start()
+        with _interrupts_held():
+            self.process.start()
         theirs.close()  # so that its end is seen here
 
     def start(self, job: Job) -> None:
         self.job = job
-        try:
+        with suppress(OSError):  # it died while idle; reading from it will tell
             self.pipe.send(job)
-        except OSError:
-            pass  # it died while idle; reading from it will tell
+
+    def end(self) -> str:
+        """How its process ended."""
+        self.process.join(10)
+        code = self.process.exitcode
+        return f"by signal {-code}" if code is not None and code < 0 else f"with status {code}"
 
     def close(self) -> None:
         self.pipe.close()
@@ -194,21 +258,47 @@ class _Worker:
         self.process.join()
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Keep Ctrl-C until later here, and for good in a process that is started meanwhile: its parent will end it.
+
+    To ignore it there is too late for its first second, which it spends importing.
+    """
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    resource_tracker.ensure_running()  # which would undo the mask, as it starts
+    held: list[int] = []
+    # A new process inherits the mask; but here another thread may be handed the signal.
+    handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
+
+
 def _serve(pipe: Connection, spec: SolverSpec) -> None:
     """A worker process: a solver, then one result for each job."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if spec.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = spec.gpu
     try:
         solver = spec.make()
     except ArcsolveError as error:
         pipe.send(error)
         return
-    while True:
-        try:
-            job = pipe.recv()
-            pipe.send(attempt(solver, job))
-        except (EOFError, OSError):
-            return
+    except Exception as error:
+        pipe.send(ArcsolveError(f"a worker does not start: {_name(error)}"))
+        return
+    notice = getattr(solver.backend, "notice", None)
+    with suppress(EOFError, OSError):
+        pipe.send(Ready(solver.backend.name, solver.device.type, notice))
+        while True:
+            pipe.send(attempt(solver, pipe.recv()))
 
 
 def _end_with_parent() -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 from arcsolve import __version__
 from arcsolve.errors import ArcsolveError
-from arcsolve.inference.pool import Done, Job, SolverSpec, attempt
+from arcsolve.inference.pool import STARTS, Done, Failure, Job, SolverSpec, attempt
 
 START_SECONDS = 600
-"""How long to wait for a first, or another, worker before giving up."""
+"""How long to wait for a worker where there is none, before giving up."""
 
 
 class RayPool:
@@ -59,6 +59,7 @@ class RayPool:
         self.start: tuple[Any, ...] = (__version__, spec, self.ray.put(files))
         self.actor = self.ray.remote(_Actor).options(**needs, max_restarts=0, max_task_retries=0)
         self.starting: dict[Any, Any] = {}
+        self.stillborn = 0  # workers in a row that ended as they started
         self.idle: list[Any] = []
         self.running: dict[Any, tuple[Any, Job]] = {}
         for _ in range(min(workers or most, most)):
@@ -80,32 +81,49 @@ class RayPool:
         actor = self.idle.pop()
         self.running[actor.solve.remote(job)] = (actor, job)
 
-    def wait(self) -> Sequence[Done]:
-        waiting = [*self.running, *self.starting]
+    def wait(self, timeout: float | None = None) -> Sequence[Done]:
         # Jobs take as long as they take; but where none runs, a worker should soon be there.
-        ready, _ = self.ray.wait(waiting, num_returns=1, timeout=None if self.running else START_SECONDS)
+        patience = timeout
+        if not self.running:
+            patience = START_SECONDS if timeout is None else min(timeout, START_SECONDS)
+        ready, _ = self.ray.wait([*self.running, *self.starting], num_returns=1, timeout=patience)
         if not ready:
+            if patience == timeout:
+                return []
             raise ArcsolveError(f"the Ray cluster gave no worker within {START_SECONDS} s")
         (reference,) = ready
         if reference in self.starting:
-            actor = self.starting.pop(reference)
-            try:
-                self.ray.get(reference)
-                self.idle.append(actor)
-            except self.ray.exceptions.RayActorError as error:
-                if "creation task" in str(error):  # its constructor raised; else its machine went
-                    raise ArcsolveError(f"a worker on the Ray cluster does not start: {_cause(error)}") from None
-                self._start()
+            self._started(reference)
             return []
         actor, job = self.running.pop(reference)
         try:
             result = self.ray.get(reference)
-        except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError):
+        except self.ray.exceptions.RayTaskError as error:  # the job or its result could not travel
+            result = Failure(_cause(error), str(error))
+        except self.ray.exceptions.RayError:
+            result = None
+        if result is None or (isinstance(result, Failure) and self.device == "cuda"):  # see ProcessPool
             self.ray.kill(actor)  # it may only have been out of reach
             self._start()
-            return [Done(job, None)]
-        self.idle.append(actor)
+        else:
+            self.idle.append(actor)
         return [Done(job, result)]
+
+    def _started(self, reference: Any) -> None:
+        """A worker is there, or it is not: then another one is tried, but not for ever."""
+        actor = self.starting.pop(reference)
+        try:
+            self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            self.stillborn += 1
+            # Where its constructor raised, so will the next one's; else its machine went, or it was killed.
+            if "creation task" not in str(error) and self.stillborn < STARTS:
+                self._start()
+            elif not (self.idle or self.running or self.starting):
+                raise ArcsolveError(f"a worker on the Ray cluster does not start: {_cause(error)}") from None
+        else:
+            self.stillborn = 0
+            self.idle.append(actor)
 
     def close(self) -> None:
         self.ray.shutdown()  # ends the actors, which this process owns

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from arcsolve.arc.dataset import TaskSet, one_line
+from arcsolve.arc.grid import as_grid
+from arcsolve.arc.submission import ATTEMPTS, Attempts
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError, FormatError
 from arcsolve.inference.evaluation import Figure, Outcome
@@ -58,7 +61,7 @@ def line_of(task: Task, weights_sha256: str, settings: dict[str, Any], **result:
     """
     return {
         "id": task.id,
-        "task_hash": task.hash,
+        "task_hash": task.blind.hash,
         "weights_sha256": weights_sha256,
         "settings": settings,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -96,7 +99,7 @@ def read_results(path: Path, solver: Solver, chosen: Figure, settings: dict[str,
             task = known.get(value["id"])
             solution = Solution.from_json(value["solution"], where)
             same = value["settings"] == settings
-            listed = task is not None and task.hash == value["task_hash"]
+            listed = task is not None and task.blind.hash == value["task_hash"]
             outcome = Outcome.of(task, solution) if task is not None and listed else None
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise FormatError(f"{where}: not a result of `arcsolve eval` ({error})") from error
@@ -110,14 +113,94 @@ def read_results(path: Path, solver: Solver, chosen: Figure, settings: dict[str,
     return done
 
 
-def whole_lines(path: Path, *, mend: bool = True) -> Iterator[str]:
+@dataclass(frozen=True)
+class Entry:
+    """What a line of a results file says of a task that was solved.
+
+    Attributes:
+        attempts: two for each test input.
+        weights_sha256, settings: what it was solved with.
+        cut: whether a deadline cut its budget.
+        truncated: whether it met the end of its time.
+        began, finished: when.
+    """
+
+    id: str
+    attempts: list[Attempts]
+    weights_sha256: str
+    settings: dict[str, Any]
+    cut: bool
+    truncated: bool
+    began: datetime
+    finished: datetime
+
+    def made_by(self, weights_sha256: object, settings: object) -> bool:
+        """Whether these weights and settings (:func:`made_with`) made it."""
+        return self.weights_sha256 == weights_sha256 and self.settings == settings
+
+
+def read_entries(
+    path: Path, tasks: TaskSet, warn: Callable[[str], None] = lambda line: None, *, mend: bool = False
+) -> Iterator[Entry]:
+    """The lines of a results file that answer tasks of the set as they are now, oldest first.
+
+    A line that cannot be read is told to ``warn``, and its task counts as not solved.
+
+    Raises:
+        ArcsolveError: the file cannot be read.
+    """
+    known = {task.id: (task, task.blind.hash) for task in tasks}
+    current: set[str] = set()
+    changed: set[str] = set()
+    for number, text in enumerate(whole_lines(path, mend=mend), 1):
+        where = f"{path}: line {number}"
+        try:
+            value = json.loads(text)
+            task, content = known.get(value["id"], (None, ""))
+            if task is None or "solution" not in value:
+                continue
+            matches = value["task_hash"] == content
+            (current if matches else changed).add(task.id)
+            if matches:
+                yield _entry(value, task, where)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, FormatError) as error:
+            warn(f"{where}: not a result, left out ({type(error).__name__}: {one_line(str(error)[:200])})")
+    for task_id in sorted(changed - current):
+        warn(f"{task_id}: the task has changed since it was solved")
+
+
+def _entry(value: dict[str, Any], task: Task, where: str) -> Entry:
+    solution, settings, weights_sha256 = value["solution"], value["settings"], value["weights_sha256"]
+    if not isinstance(settings, dict) or not isinstance(weights_sha256, str):
+        raise TypeError("settings or weights_sha256 of another type")
+    attempts = []
+    for index, (test, _) in enumerate(zip(solution["test"], task.test, strict=True)):
+        first, second = (as_grid(test[key], f"{where}: test[{index}].{key}") for key in ATTEMPTS)
+        attempts.append((first, second))
+    finished = datetime.fromisoformat(value["finished"])
+    began = finished - timedelta(seconds=float(solution["seconds"]["total"]))
+    cut, truncated = bool(value["cut"]), bool(solution["truncated"])
+    return Entry(task.id, attempts, weights_sha256, settings, cut, truncated, began, finished)
+
+
+def choose(entries: Iterable[Entry], weights_sha256: object, settings: object) -> dict[str, Entry]:
+    """Of each task the last entry that these weights and settings made, or else the last one, by the task's id."""
+    chosen: dict[str, Entry] = {}
+    for entry in entries:
+        before = chosen.get(entry.id)
+        if before is None or entry.made_by(weights_sha256, settings) or not before.made_by(weights_sha256, settings):
+            chosen[entry.id] = entry
+    return chosen
+
+
+def whole_lines(path: Path, *, mend: bool = True) -> Iterator[bytes]:
     """The lines of a file of JSON lines, none where there is no file; what a kill left of a last one is left out.
 
     Args:
         mend: cut off what is left out; not where another process may be writing that line just now.
 
     Raises:
-        ArcsolveError: the file cannot be read or shortened, or is no text.
+        ArcsolveError: the file cannot be read or shortened.
     """
     if not path.exists():
         return
@@ -130,6 +213,6 @@ def whole_lines(path: Path, *, mend: bool = True) -> Iterator[str]:
                         file.truncate(end)
                     return
                 end += len(line)
-                yield line.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArcsolveError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+                yield line
+    except OSError as error:
+        raise ArcsolveError(f"{path}: {error.strerror or error}") from error

@@ -24,7 +24,7 @@ from arcsolve.inference.solution import LeftOut, Recalled, Solution, TestSolutio
 from arcsolve.inference.torch_backend import TorchBackend
 from arcsolve.inference.voting import attempts, plausible, vote
 from arcsolve.network.device import choose_device
-from arcsolve.network.weights import Weights, load_weights
+from arcsolve.network.weights import Weights, load_weights, shipped_weights
 from arcsolve.shapes import canvas_size
 from arcsolve.training.guard import fingerprints
 from arcsolve.views import random_views
@@ -281,10 +281,3 @@ def _answers(samples: Sequence[Samples], demonstrations: tuple[Pair, ...], test_
     first, second = attempts(candidates, [grid for one in samples for grid in one.runners_up])
     agreeing = (one for one in samples if np.array_equal(one.steps[-1].grid, first))
     return TestSolution(first, second, tuple(candidates), next(agreeing, samples[0]).steps)
-
-
-def shipped_weights() -> Path:
-    """The weights that come with the package: inside an installed one, beside the package in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "_weights" / "arcsolve.safetensors"
-    return inside if inside.exists() else package.parent / "weights" / "arcsolve.safetensors"

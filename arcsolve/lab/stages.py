@@ -12,7 +12,7 @@ from typing import Any
 
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError, FormatError
-from arcsolve.inference.evaluation import Hits, blind
+from arcsolve.inference.evaluation import Hits
 from arcsolve.inference.results import whole_lines
 from arcsolve.inference.settings import Settings
 from arcsolve.inference.solver import Prepared, Solver
@@ -97,7 +97,7 @@ def solve_arms(
     """
     prepared: dict[str, tuple[Prepared, float]] = {}
     found: dict[str, dict[str, Any]] = {}
-    hidden = blind(task)
+    hidden = task.blind
     for name in names:
         arm = ARMS[name]
         runs = joint if arm.joint else solver

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from arcsolve.arc.dataset import read_json
 from arcsolve.errors import ArcsolveError, FormatError
 from arcsolve.network.config import NetworkConfig
 
@@ -21,6 +23,8 @@ NETWORK = "network."
 BANK = "bank.rows"
 SEEN = "bank.seen"
 MANIFEST = "manifest.json"
+MAX_BYTES = 2**30
+"""Largest weights file read, in bytes; 7 million parameters and a bank of 3,000 tasks take 150 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,13 @@ class Weights:
     bank: NDArray[np.float32]
     seen: frozenset[bytes]
     training: dict[str, Any]
+
+
+def shipped_weights() -> Path:
+    """The weights that come with the package: inside an installed one, beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "_weights" / "arcsolve.safetensors"
+    return inside if inside.exists() else package.parent / "weights" / "arcsolve.safetensors"
 
 
 def save_weights(
@@ -89,23 +100,28 @@ def load_weights(path: Path, *, verify: bool = True) -> Weights:
         ArcsolveError: the file cannot be read.
     """
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as content:
+            if os.fstat(content.fileno()).st_size > MAX_BYTES:
+                raise FormatError(f"{path}: larger than {MAX_BYTES // 2**20} MiB, so no weights of arcsolve")
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
         if verify:
             _verify(path, digest)
         with safe_open(path, "numpy") as file:
             meta = json.loads((file.metadata() or {}).get("arcsolve", "{}"))
-            if meta.get("format") != FORMAT:
+            if not isinstance(meta, dict) or meta.get("format") != FORMAT:
                 raise FormatError(f"{path}: not a weights file of arcsolve ({FORMAT})")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except OSError as error:
         raise ArcsolveError(f"{path}: {error.strerror or error}") from error
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not a weights file, or cut short ({error})") from error
     try:
         config = NetworkConfig.from_json(meta["config"], str(path))
         if missing := [name for name in ("h0", "l0", "rotary") if NETWORK + name not in tensors]:
             raise FormatError(f"{path}: the tensor {NETWORK}{missing[0]} is missing")
-        bank, seen = tensors.pop(BANK), tensors.pop(SEEN)
+        bank, seen, training = tensors.pop(BANK), tensors.pop(SEEN), meta["training"]
+        if not isinstance(training, dict) or seen.ndim != 2 or seen.dtype != np.uint8:
+            raise FormatError(f"{path}: what it was trained on is not told as expected")
         if bank.shape != (len(meta["tasks"]), config.latents, config.width):
             raise FormatError(f"{path}: the bank has shape {bank.shape}, which does not fit its configuration")
         return Weights(
@@ -116,9 +132,9 @@ def load_weights(path: Path, *, verify: bool = True) -> Weights:
             network={name.removeprefix(NETWORK): tensor for name, tensor in tensors.items()},
             bank=bank,
             seen=frozenset(row.tobytes() for row in seen),
-            training=meta["training"],
+            training=training,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{path}: the header lacks {error}") from error
 
 
@@ -126,10 +142,10 @@ def _verify(path: Path, digest: str) -> None:
     manifest = path.with_name(MANIFEST)
     if not manifest.exists():
         return
+    value = read_json(str(manifest))
     try:
-        value = json.loads(manifest.read_text(encoding="utf-8"))
         named = value["sha256"] if value["file"] == path.name else digest
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         raise FormatError(f"{manifest}: not a manifest of weights") from None
     if named != digest:
         raise FormatError(f"{path}: sha256 {digest[:12]} is not {str(named)[:12]} of {MANIFEST}: damaged or replaced")
