@@ -15,6 +15,7 @@ from arcsolve.arc.task import Pair, Task
 from arcsolve.errors import ArcsolveError
 from arcsolve.inference import solver as solver_module
 from arcsolve.inference.adaptation import Adapted, AdaptSettings, Refinement, adapt, gaussian_kl
+from arcsolve.inference.export import export
 from arcsolve.inference.joint import JointSettings, adapt_jointly, joint_solver
 from arcsolve.inference.leave_one_out import CHECKS, _Fold, _summary, leave_one_out
 from arcsolve.inference.recall import Recall, k_means
@@ -263,6 +264,7 @@ def test_a_set_is_adapted_to_jointly_and_resumes(weights: Weights, solver: Solve
     cut = adapt_jointly(weights, tasks, settings, tmp_path / "cut", **options)
     assert cut is not None
     same_tensors(cut, whole)
+    export(whole)
     joint = joint_solver(solver, whole, "onnx")
     quick = Settings(views=2, adapt=AdaptSettings(steps=0), leave_one_out=3)
     solution = joint.solve(tasks.tasks[0], quick)

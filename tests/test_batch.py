@@ -24,7 +24,7 @@ from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Candidate, LeftOut, Recalled, Solution, TestSolution
 
 WEIGHTS = "0" * 64
-MADE_WITH = {"views": 1}
+MADE_WITH = {"views": 1, "protocol": "per-task"}
 
 
 def task(number: int, colour: int = 1, tests: int = 1) -> Task:
@@ -110,14 +110,14 @@ def test_only_what_matches_by_task_weights_and_settings_is_skipped(tmp_path: Pat
     solve_all(make(tmp_path, tasks), FakePool(), Settings())
     assert make(tmp_path, tasks).todo == []
     assert len(make(tmp_path, tasks, weights="1" * 64).todo) == 4
-    assert len(make(tmp_path, tasks, made_with={"views": 2}).todo) == 4
+    assert len(make(tmp_path, tasks, made_with={**MADE_WITH, "views": 2}).todo) == 4
     warned: list[str] = []
     changed = [*tasks[:3], task(3, colour=5)]
     run = make(tmp_path, changed, warn=warned.append)
     assert [t.id for t in run.todo] == ["t00003"]
     assert warned == ["t00003: the task has changed since it was solved"]
     # Other settings: an older answer is still better than none.
-    make(tmp_path, tasks, made_with={"views": 2})
+    make(tmp_path, tasks, made_with={**MADE_WITH, "views": 2})
     assert len(answered_by_solver(tmp_path)) == 4
     pool = FakePool()
     solve_all(run, pool, Settings())
@@ -185,7 +185,7 @@ def test_answers_of_several_settings_in_one_folder_do_not_mix(tmp_path: Path) ->
     tasks = [task(n) for n in range(3)]
     fates = {t.id: [solution(t.blind, colour=6)] for t in tasks}
     solve_all(make(tmp_path, tasks), FakePool(), Settings())
-    other = make(tmp_path, tasks, made_with={"views": 2})
+    other = make(tmp_path, tasks, made_with={**MADE_WITH, "views": 2})
     assert other.otherwise == {t.id for t in tasks} and not other.solved
     solve_all(other, FakePool(fates), Settings())
     other.write_submission()

@@ -8,11 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from arcsolve.cli.main import arcsolve as command_line
+from arcsolve.inference.batch import Batch
+from arcsolve.inference.pool import Failure, Pool
+from arcsolve.inference.settings import Settings
 from arcsolve.network.weights import load_weights
 
 ROOT = Path(__file__).parents[1]
@@ -165,13 +171,28 @@ def test_an_evaluation_names_all_that_its_score_depends_on_and_resumes(trained: 
     assert (folder / "accuracy.svg").read_text().startswith("<?xml")
     lines = results.read_text().splitlines(keepends=True)
     results.write_text(lines[0] + lines[1][:40])  # as a kill leaves it
-    second = arcsolve(*command, "--limit", "2", "-o", folder, "--json")
+    second = arcsolve(*command, "--limit", "2", "-o", folder, "--json", "--workers", "2")
     assert second.stderr.count("outputs right") == 1, "the finished task is not solved again"
     again = json.loads(second.stdout)
     for key in value.keys() - {"seconds_per_task", "trajectories_per_second"}:
         assert again[key] == value[key], key
     other = arcsolve(*command, "--limit", "2", "-o", folder, "--adapt-steps", "3", check=False)
     assert other.returncode == 1 and "made with other weights, settings, backend or protocol" in other.stderr
+
+
+def test_an_evaluation_with_a_failed_task_has_no_score(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one.json").write_text(Path(PUZZLE).read_text())
+
+    def fail(run: Batch, pool: Pool, settings: Settings, *, finished: Callable[..., None]) -> None:
+        (task,) = run.todo
+        finished(task, run.record(task, Failure("RuntimeError: no", ""), False), 1.0)
+
+    monkeypatch.setattr("arcsolve.inference.batch.solve_all", fail)
+    done = CliRunner().invoke(command_line, ["eval", str(tmp_path), "--weights", str(trained), *QUICK])
+    assert "0/1  one  failed: RuntimeError: no" in done.stderr and not done.stdout
+    assert str(done.exception) == "1 tasks failed, so there is no score; one: RuntimeError: no"
 
 
 def test_a_joint_evaluation_adapts_once_and_goes_on_where_it_stopped(trained: Path, tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcsolve.cli.console import Consoles, color_option
-from arcsolve.cli.options import solver_options
+from arcsolve.cli.options import solver_options, worker_options
 from arcsolve.cli.show import complete_source
 
 if TYPE_CHECKING:
     from arcsolve.arc.dataset import TaskSet
     from arcsolve.arc.task import Task
+    from arcsolve.cli.pace import Pace
     from arcsolve.inference.batch import Batch
     from arcsolve.inference.pool import Pool
     from arcsolve.inference.settings import Settings
@@ -49,18 +50,12 @@ INCOMPLETE = 3
 )
 @click.option("--time-limit", type=click.FloatRange(0, min_open=True), help="Cap in seconds for each task.")
 @click.option(
-    "--workers",
-    type=click.IntRange(1),
-    help="Processes that solve a task each (default: one for each GPU, or one). With --ray: workers on "
-    "the cluster (default: as many as its GPUs, or its CPUs, allow).",
+    "--ray",
+    metavar="ADDRESS",
+    help="Solve on this Ray cluster: auto, host:port or ray://host:port. There --workers is by default as many as its "
+    "GPUs, or its CPUs, allow, and --threads 1.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    help="CPU threads of each worker (default: its share of the cores; with --ray 1). Answers are equal for equal "
-    "numbers of threads, since sums in another order are not.",
-)
-@click.option("--ray", metavar="ADDRESS", help="Solve on this Ray cluster: auto, host:port or ray://host:port.")
+@worker_options
 @solver_options
 @click.option("--json", "as_json", is_flag=True, help="Also print each line of results.jsonl as it is written.")
 @color_option
@@ -76,6 +71,7 @@ def batch(
 ) -> None:
     began = time.monotonic()  # before the imports, which take seconds
     from arcsolve.arc.dataset import Unreadable, load_tasks, one_line
+    from arcsolve.cli.pace import Pace
     from arcsolve.files import lock_folder, make_folder
     from arcsolve.inference.batch import Batch, solve_all
     from arcsolve.inference.deadline import Deadline, parse_duration
@@ -86,7 +82,7 @@ def batch(
     tasks = load_tasks(source, unreadable)
     make_folder(output)
     with lock_folder(output), _pool(options, ray, time_limit) as (pool, weights, backend, settings):
-        made = made_with(backend, settings)
+        made = made_with(backend, settings, weights.protocol)
         run = Batch(
             tasks,
             unreadable,
@@ -105,7 +101,7 @@ def batch(
         for line in lines:
             click.echo(f"{one_line(line['id'])}: failed: {line['error']}", err=True)
         try:
-            with _progress(consoles, run, settings, as_json, lines) as finished:
+            with _progress(consoles, run, Pace(run, settings, clock), as_json, lines) as finished:
                 solve_all(run, pool, settings, deadline=clock, finished=finished)
         finally:
             # Whatever ended it: what is solved is in the submission.
@@ -155,7 +151,7 @@ def _facts(
 
     return {
         "source": _absolute(source),
-        "protocol": weights.training.get("protocol", "per-task"),
+        "protocol": weights.protocol,
         "data_sha256": tasks.hash,
         **told_of(weights, backend, settings),
         "seed": settings.seed,
@@ -214,18 +210,14 @@ def _tell(summary: dict[str, Any], output: Path) -> None:
 
 @contextmanager
 def _progress(
-    consoles: Consoles, run: Batch, settings: Settings, as_json: bool, lines: list[dict[str, Any]]
+    consoles: Consoles, run: Batch, pace: Pace, as_json: bool, lines: list[dict[str, Any]]
 ) -> Iterator[Callable[[Task, dict[str, Any], float], None]]:
     """What to do with each finished task: a line on standard error, above a bar on a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from arcsolve.inference.deadline import work
-
-    todo = run.todo
-    total, done = len(todo), 0
+    total, done = len(run.todo), 0
     if total < len(run.tasks):
         click.echo(f"{len(run.tasks) - total} of {len(run.tasks)} tasks are solved already", err=True)
-    all_work, spent_work, began = sum(work(task, settings.adapt) for task in todo), 0.0, time.monotonic()
     if as_json:
         for line in lines:
             click.echo(json.dumps(line))
@@ -235,11 +227,9 @@ def _progress(
     shown = bar.add_task("", total=total, left="")
 
     def finished(task: Task, line: dict[str, Any], size: float) -> None:
-        nonlocal done, spent_work
+        nonlocal done
         done += 1
-        spent_work += size
-        spent = time.monotonic() - began
-        left = f"about {_duration(spent * (all_work / spent_work - 1))} left"
+        left = pace.finished(size)
         text = f"{done}/{total}  {task.id}  {_outcome(line)}"
         if consoles.err.is_terminal:
             consoles.err.print(text, soft_wrap=True)
@@ -269,9 +259,3 @@ def _short(line: dict[str, Any]) -> str:
     if line["cut"]:
         return "  budget cut"
     return "  out of time" if line["solution"]["truncated"] else ""
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

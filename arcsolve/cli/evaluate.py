@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcsolve.cli.console import Consoles, color_option
-from arcsolve.cli.options import set_options, solver_options
+from arcsolve.cli.options import set_options, solver_options, worker_options
+from arcsolve.errors import ArcsolveError
 
 if TYPE_CHECKING:
     from arcsolve.arc.dataset import TaskSet
-    from arcsolve.inference.evaluation import Evaluation, Figure, Outcome
+    from arcsolve.arc.task import Task
+    from arcsolve.cli.pace import Pace
+    from arcsolve.inference.batch import Batch
+    from arcsolve.inference.evaluation import Evaluation, Figure
     from arcsolve.inference.joint import JointSettings
     from arcsolve.inference.settings import Settings
     from arcsolve.inference.solver import Solver
@@ -32,6 +36,7 @@ STAGES = ("recall", "leave_one_out", "refine", "sample", "total")
 )
 @click.argument("figure")
 @solver_options
+@worker_options
 @click.option(
     "--protocol",
     type=click.Choice(["per-task", "joint", "transductive"]),
@@ -62,14 +67,17 @@ def evaluate(
     consoles: Consoles,
     **options: Any,
 ) -> None:
-    from arcsolve.cli.options import joint_settings, make_solver
+    from arcsolve.cli.options import joint_settings, make_pool, make_solver
+    from arcsolve.cli.pace import Pace
     from arcsolve.files import lock_folder, make_folder
     from arcsolve.inference import evaluation, results
+    from arcsolve.inference.batch import Batch, solve_all
 
     with ExitStack() as stack:
         if output is not None:
             make_folder(output)
             stack.enter_context(lock_folder(output))
+        folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         solver, settings = make_solver(options)
         chosen = evaluation.figure(figure, solver, protocol)
         chosen = replace(chosen, tasks=evaluation.limited(chosen.tasks, limit, max_side, settings.seed))
@@ -81,14 +89,28 @@ def evaluate(
             settings = replace(settings, adapt=replace(settings.adapt, steps=steps), recall=False, leave_one_out=0)
         elif chosen.protocol == "development":
             settings = replace(settings, adapt=replace(settings.adapt, steps=0), leave_one_out=0)
-        made_with = results.made_with(solver.backend.name, settings, asdict(joint) if joint else None)
-        path = None if output is None else output / results.RESULTS
-        done = results.read_results(path, solver, chosen, made_with) if path is not None else {}
-        runs = solver
-        if joint is not None and len(done) < len(chosen.tasks):
-            folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            runs = adapt_to_set(solver, chosen.tasks, joint, folder / "joint", settings.seed, options["backend"])
-        result = _solve(runs, chosen, settings, done, path, made_with)
+        sha256 = solver.weights.sha256
+        made_with = results.made_with(solver.backend.name, settings, chosen.protocol, asdict(joint) if joint else None)
+        run = Batch(chosen.tasks, (), folder, sha256, made_with, keep_cut=False, warn=warn)
+        if run.otherwise:
+            raise ArcsolveError(
+                f"{run.results}: made with other weights, settings, backend or protocol; choose another folder"
+            )
+        if run.todo:
+            adapted = None
+            if joint is not None:
+                adapted = adapt_to_set(solver, chosen.tasks, joint, folder / "joint", settings.seed, options["backend"])
+            pool = make_pool(solver.weights.path, options, adapted)
+            stack.callback(pool.close)
+            solve_all(run, pool, settings, finished=_report(run, Pace(run, settings)))
+            run.write_submission()
+        if run.failed:
+            task_id, error = next(iter(run.failed.items()))
+            raise ArcsolveError(f"{len(run.failed)} tasks failed, so there is no score; {task_id}: {error}")
+        outcomes = results.read_outcomes(run.results, chosen.tasks, sha256, made_with)
+        if lost := sorted(run.solved - outcomes.keys()):
+            raise ArcsolveError(f"{run.results}: the line of {lost[0]} is damaged; remove it to solve the task anew")
+        result = evaluation.summarise(chosen.tasks, outcomes)
         facts = _facts(result, chosen, solver, settings, joint, made_with)
         if output is not None:
             from arcsolve.render.report import write_report
@@ -100,9 +122,15 @@ def evaluate(
         _print(facts, result, consoles)
 
 
-def adapt_to_set(solver: Solver, tasks: TaskSet, joint: JointSettings, folder: Path, seed: int, backend: str) -> Solver:
-    """The solver on the network that adapted to the whole set; a line on standard error for each hundred updates."""
-    from arcsolve.inference.joint import adapt_jointly, joint_solver
+def warn(line: str) -> None:
+    """A line on standard error."""
+    click.echo(f"arcsolve: {line}", err=True)
+
+
+def adapt_to_set(solver: Solver, tasks: TaskSet, joint: JointSettings, folder: Path, seed: int, backend: str) -> Path:
+    """Weights that adapted to the whole set, with their graph; a line on standard error for each hundred updates."""
+    from arcsolve.inference.export import export
+    from arcsolve.inference.joint import adapt_jointly
     from arcsolve.training.command import stop_signal
 
     def report(row: dict[str, Any]) -> None:
@@ -112,9 +140,6 @@ def adapt_to_set(solver: Solver, tasks: TaskSet, joint: JointSettings, folder: P
             f"{row['seconds']:.0f} s, about {left:.0f} s left",
             err=True,
         )
-
-    def warn(line: str) -> None:
-        click.echo(line, err=True)
 
     with stop_signal() as stopped:
         path = adapt_jointly(
@@ -130,47 +155,35 @@ def adapt_to_set(solver: Solver, tasks: TaskSet, joint: JointSettings, folder: P
         )
     if path is None:
         raise KeyboardInterrupt
-    return joint_solver(solver, path, backend)
+    if backend == "onnx":
+        export(path)
+    return path
 
 
-def _solve(
-    solver: Solver,
-    chosen: Figure,
-    settings: Settings,
-    done: dict[str, Outcome],
-    path: Path | None,
-    made_with: dict[str, Any],
-) -> Evaluation:
-    """Solve what is not done; a line on standard error for each task."""
-    from arcsolve.arc.task import Task
-    from arcsolve.inference import evaluation, results
+def _report(run: Batch, pace: Pace) -> Callable[[Task, dict[str, Any], float], None]:
+    """What to do with each finished task: a line on standard error, with the score so far."""
+    from arcsolve.inference.evaluation import Outcome
+    from arcsolve.inference.results import read_outcomes
     from arcsolve.inference.solution import Solution
 
-    began, before, total = time.monotonic(), len(done), len(chosen.tasks)
+    done = read_outcomes(run.results, run.tasks, run.weights_sha256, run.made_with)
     right = sum(sum(outcome.right) for outcome in done.values())
     outputs = sum(len(outcome.right) for outcome in done.values())
-    # Tasks differ in size by a hundred times, so what is left is estimated by their cells.
-    work = {task.id: evaluation.cells(task) for task in chosen.tasks if task.id not in done}
-    all_work, spent_work = sum(work.values()), 0
+    total = len(run.tasks)
+    if run.solved:
+        click.echo(f"{len(run.solved)} of {total} tasks are solved already", err=True)
 
-    def finished(task: Task, solution: Solution, outcome: Outcome) -> None:
-        nonlocal right, outputs, spent_work
-        if path is not None:
-            line = results.line_of(task, solver.weights.sha256, made_with, solution=solution.to_json())
-            results.append(path, line)
-        right += sum(outcome.right)
-        outputs += len(outcome.right)
-        spent_work += work[task.id]
-        spent = time.monotonic() - began
-        left = spent * (all_work / spent_work - 1)
-        click.echo(
-            f"{len(done)}/{total}  {task.id}  {right}/{outputs} outputs right  {spent:.0f} s, about {left:.0f} s left",
-            err=True,
-        )
+    def finished(task: Task, line: dict[str, Any], size: float) -> None:
+        nonlocal right, outputs
+        said = f"failed: {line['error']}" if "error" in line else ""
+        if not said:
+            outcome = Outcome.of(task, Solution.from_json(line["solution"], task.id))
+            right += sum(outcome.right)
+            outputs += len(outcome.right)
+            said = f"{right}/{outputs} outputs right"
+        click.echo(f"{len(run.solved)}/{total}  {task.id}  {said}  {pace.finished(size)}", err=True)
 
-    if before:
-        click.echo(f"{before} of {total} tasks are solved already", err=True)
-    return evaluation.evaluate(solver, chosen, settings, done=done, finished=finished)
+    return finished
 
 
 def _facts(

@@ -124,6 +124,7 @@ def stages(
     from arcsolve.cli.options import joint_settings, make_solver
     from arcsolve.files import make_folder
     from arcsolve.inference import evaluation, results
+    from arcsolve.inference.joint import joint_solver
     from arcsolve.lab import stages as suite
 
     names = suite.plan(arms)
@@ -139,7 +140,8 @@ def stages(
     left = [task for task in order if set(names) - set(done.get(task.id, {}))]
     runs = None
     if left and any(suite.ARMS[name].joint for name in names):
-        runs = adapt_to_set(solver, tasks, joint, output / "joint", settings.seed, options["backend"])
+        adapted = adapt_to_set(solver, tasks, joint, output / "joint", settings.seed, options["backend"])
+        runs = joint_solver(solver, adapted, options["backend"])
     began, made = time.monotonic(), 0
 
     def finished(task: Task, found: dict[str, dict[str, Any]]) -> None:

@@ -83,6 +83,20 @@ _SET_OPTIONS = (
     ),
 )
 
+_WORKER_OPTIONS = (
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help="Processes that solve a task each (default: one, or one for each GPU).",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(1),
+        help="CPU threads of each worker (default: its share of the cores). Answers are equal for equal numbers of "
+        "threads, since sums in another order are not.",
+    ),
+)
+
 
 def solver_options(command: Command) -> Command:
     """Decorator: adds the options of a solver; the command receives them by name."""
@@ -92,6 +106,11 @@ def solver_options(command: Command) -> Command:
 def set_options(command: Command) -> Command:
     """Decorator: adds the options of commands that solve a set; the command receives them by name."""
     return _add(_SET_OPTIONS, command)
+
+
+def worker_options(command: Command) -> Command:
+    """Decorator: adds the options of commands that solve with workers; the command receives them by name."""
+    return _add(_WORKER_OPTIONS, command)
 
 
 def _add(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
@@ -149,9 +168,14 @@ def make_settings(options: dict[str, Any], device: str, time_limit: float | None
     )
 
 
-def make_pool(weights: Path, options: dict[str, Any]) -> ProcessPool:
-    """Workers on this machine: ``--workers``, by default one for each GPU, or one."""
+def make_pool(weights: Path, options: dict[str, Any], adapted: Path | None = None) -> ProcessPool:
+    """Workers on this machine: ``--workers``, by default one for each GPU, or one.
+
+    Args:
+        adapted: weights that were adapted jointly to the tasks, which they are to use.
+    """
     import os
+    from dataclasses import replace
 
     import torch
 
@@ -165,9 +189,5 @@ def make_pool(weights: Path, options: dict[str, Any]) -> ProcessPool:
     workers = options["workers"] or max(1, count)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = options["threads"] or (max(1, cores // workers) if workers > 1 else 0)
-    return ProcessPool(
-        [
-            SolverSpec(weights, options["backend"], device, threads, gpus[number % count] if count > 1 else None)
-            for number in range(workers)
-        ]
-    )
+    spec = SolverSpec(weights, options["backend"], device, threads, adapted=adapted)
+    return ProcessPool([replace(spec, gpu=gpus[k % count] if count > 1 else None) for k in range(workers)])

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ class Batch:
         tasks: what to solve; test outputs, where they are there, are not handed to the solver.
         unreadable: malformed tasks of the same set: recorded, and answered by a stand-in.
         folder: holds ``results.jsonl`` and ``submission.json``.
-        weights_sha256, made_with: what decides, with a task's hash, whether an earlier line counts.
+        weights_sha256, made_with: what decides, with a task's hash, whether an earlier line counts. The protocol of
+            ``made_with`` is what solutions are said to be made by.
         keep_cut: whether answers whose budget a deadline cut count as solved.
         warn: told of lines that cannot be read and of tasks that changed.
 
@@ -107,6 +109,7 @@ class Batch:
             self.failed[task.id] = result.error
             said: dict[str, Any] = {"error": result.error, "traceback": result.traceback}
         else:
+            result = replace(result, protocol=self.made_with["protocol"])
             self.failed.pop(task.id, None)
             self.answers[task.id] = [(test.attempt_1, test.attempt_2) for test in result.test]
             self.answered.add(task.id)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,6 @@ from arcsolve.arc.scoring import Score, score
 from arcsolve.arc.submission import Attempts
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError
-from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Solution, TestSolution
 from arcsolve.inference.solver import Solver
 from arcsolve.training.guard import split
@@ -75,7 +74,7 @@ def check_protocol(tasks: TaskSet, solver: Solver, protocol: str) -> None:
         ArcsolveError: the weights are transductive, or have seen a task, and the protocol is another; or the protocol
             is transductive and the weights are not.
     """
-    trained = solver.weights.training.get("protocol", "per-task")
+    trained = solver.weights.protocol
     if protocol == "transductive":
         if trained != "transductive":
             raise ArcsolveError(f"{tasks.name}: these weights are {trained}, not transductive")
@@ -225,29 +224,6 @@ class Evaluation:
     reproduced: float | None
     seconds: dict[str, float]
     outcomes: dict[str, Outcome]
-
-
-def evaluate(
-    solver: Solver,
-    chosen: Figure,
-    settings: Settings,
-    *,
-    done: dict[str, Outcome],
-    finished: Callable[[Task, Solution, Outcome], None],
-) -> Evaluation:
-    """Solve every task that is not ``done`` yet and score all.
-
-    Args:
-        solver: for ``joint``, one that knows the set's rows.
-        done: outcomes of an earlier run; those that are made now join them.
-        finished: called with every solution as it is made.
-    """
-    for task in spread(chosen.tasks):
-        if task.id not in done:
-            solution = replace(solver.solve(task.blind, settings), protocol=chosen.protocol)
-            done[task.id] = Outcome.of(task, solution)
-            finished(task, solution, done[task.id])
-    return summarise(chosen.tasks, done)
 
 
 def summarise(tasks: TaskSet, done: dict[str, Outcome]) -> Evaluation:

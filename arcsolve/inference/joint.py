@@ -12,7 +12,6 @@ import torch
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError
 from arcsolve.files import make_folder
-from arcsolve.inference.export import export
 from arcsolve.inference.onnx_backend import OnnxBackend
 from arcsolve.inference.solver import Solver
 from arcsolve.inference.torch_backend import TorchBackend
@@ -115,7 +114,7 @@ def joint_solver(base: Solver, path: Path, backend: str) -> Solver:
 
     Args:
         base: a solver on the weights that ``path`` was adapted from.
-        backend: ``onnx``, for which the graph is exported beside ``path``, or ``torch``.
+        backend: ``onnx``, for which the exported graph lies beside ``path``, or ``torch``.
 
     Raises:
         ArcsolveError: ``path`` was adapted from other weights.
@@ -128,7 +127,6 @@ def joint_solver(base: Solver, path: Path, backend: str) -> Solver:
     if backend == "torch":
         runs = TorchBackend(adapted.config, adapted.network, base.device)
     else:
-        export(path)
         runs = OnnxBackend(adapted, base.backend.name.partition(":")[2])
     named = replace(adapted, sha256=base.weights.sha256, seen=base.weights.seen)
     rows = dict(zip(adapted.tasks, adapted.bank, strict=True))

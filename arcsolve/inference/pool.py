@@ -103,6 +103,7 @@ class SolverSpec:
 
     Attributes:
         gpu: the one GPU that a process is to see, as ``CUDA_VISIBLE_DEVICES`` names it; ``None`` for all.
+        adapted: weights that were adapted jointly from these, whose rows the tasks start from.
     """
 
     weights: Path
@@ -110,9 +111,15 @@ class SolverSpec:
     device: str
     threads: int = 0
     gpu: str | None = None
+    adapted: Path | None = None
 
     def make(self) -> Solver:
-        return Solver.from_weights(self.weights, backend=self.backend, device=self.device, threads=self.threads)
+        solver = Solver.from_weights(self.weights, backend=self.backend, device=self.device, threads=self.threads)
+        if self.adapted is None:
+            return solver
+        from arcsolve.inference.joint import joint_solver  # which needs all of the training
+
+        return joint_solver(solver, self.adapted, self.backend)
 
 
 def attempt(solver: Solver, job: Job) -> Solution | Failure:

@@ -8,31 +8,33 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from arcsolve.arc.dataset import TaskSet, one_line
 from arcsolve.arc.grid import as_grid
 from arcsolve.arc.submission import ATTEMPTS, Attempts
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError, FormatError
-from arcsolve.inference.evaluation import Figure, Outcome
+from arcsolve.inference.evaluation import Outcome
 from arcsolve.inference.sampler import effective_samples
 from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Solution
-from arcsolve.inference.solver import Solver
 from arcsolve.network.weights import Weights
 
 RESULTS = "results.jsonl"
 
+Made = TypeVar("Made")
 
-def made_with(backend: str, settings: Settings, joint: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What two lines of a results file must agree on, beside weights and protocol, as JSON has it.
+
+def made_with(backend: str, settings: Settings, protocol: str, joint: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What two lines of a results file must agree on, beside the weights, as JSON has it.
 
     Args:
         backend: its name.
         joint: how the set was adapted to jointly, if it was.
     """
-    value: dict[str, Any] = json.loads(json.dumps({**asdict(settings), "joint": joint, "backend": backend}))
+    told = {**asdict(settings), "joint": joint, "backend": backend, "protocol": protocol}
+    value: dict[str, Any] = json.loads(json.dumps(told))
     return value
 
 
@@ -84,35 +86,6 @@ def append(path: Path, line: dict[str, Any]) -> None:
         raise ArcsolveError(f"{path}: cannot be written ({error.strerror}); the lines before stand") from error
 
 
-def read_results(path: Path, solver: Solver, chosen: Figure, settings: dict[str, Any]) -> dict[str, Outcome]:
-    """Outcomes of an earlier run's results file; a last line that a kill cut short is dropped from the file.
-
-    Raises:
-        ArcsolveError: the file was made with other weights, settings or protocol, or from other tasks.
-    """
-    done: dict[str, Outcome] = {}
-    known = {task.id: task for task in chosen.tasks}
-    for number, text in enumerate(whole_lines(path), 1):
-        where = f"{path}: line {number}"
-        try:
-            value = json.loads(text)
-            task = known.get(value["id"])
-            solution = Solution.from_json(value["solution"], where)
-            same = value["settings"] == settings
-            listed = task is not None and task.blind.hash == value["task_hash"]
-            outcome = Outcome.of(task, solution) if task is not None and listed else None
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise FormatError(f"{where}: not a result of `arcsolve eval` ({error})") from error
-        if not same or (solution.weights_sha256, solution.protocol) != (solver.weights.sha256, chosen.protocol):
-            raise ArcsolveError(
-                f"{where}: made with other weights, settings, backend or protocol; choose another folder"
-            )
-        if outcome is None:
-            raise ArcsolveError(f"{where}: task {solution.task} is not in {chosen.tasks.name}; choose another folder")
-        done[solution.task] = outcome
-    return done
-
-
 @dataclass(frozen=True)
 class Entry:
     """What a line of a results file says of a task that was solved.
@@ -149,6 +122,32 @@ def read_entries(
     Raises:
         ArcsolveError: the file cannot be read.
     """
+    return _read(path, tasks, _entry, warn, mend)
+
+
+def read_outcomes(path: Path, tasks: TaskSet, weights_sha256: str, settings: dict[str, Any]) -> dict[str, Outcome]:
+    """What these weights and settings made of each task whose test outputs are known, by its id.
+
+    Raises:
+        ArcsolveError: the file cannot be read.
+    """
+
+    def outcome(value: dict[str, Any], task: Task, where: str) -> Outcome | None:
+        if not _entry(value, task, where).made_by(weights_sha256, settings):
+            return None
+        return Outcome.of(task, Solution.from_json(value["solution"], where))
+
+    found = _read(path, tasks, lambda value, task, where: (task.id, outcome(value, task, where)))
+    return {task_id: one for task_id, one in found if one is not None}
+
+
+def _read(
+    path: Path,
+    tasks: TaskSet,
+    made_of: Callable[[dict[str, Any], Task, str], Made],
+    warn: Callable[[str], None] = lambda line: None,
+    mend: bool = False,
+) -> Iterator[Made]:
     known = {task.id: (task, task.blind.hash) for task in tasks}
     current: set[str] = set()
     changed: set[str] = set()
@@ -162,7 +161,7 @@ def read_entries(
             matches = value["task_hash"] == content
             (current if matches else changed).add(task.id)
             if matches:
-                yield _entry(value, task, where)
+                yield made_of(value, task, where)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError, FormatError) as error:
             warn(f"{where}: not a result, left out ({type(error).__name__}: {one_line(str(error)[:200])})")
     for task_id in sorted(changed - current):

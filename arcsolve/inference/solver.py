@@ -98,7 +98,7 @@ class Solver:
         tests = self.answer(task, ready, settings, clock, listener)
         return Solution(
             task=task.id,
-            protocol=self.weights.training.get("protocol", "per-task"),
+            protocol=self.weights.protocol,
             weights_sha256=self.weights.sha256,
             seed=settings.seed,
             truncated=clock.truncated,

@@ -52,6 +52,11 @@ class Weights:
     seen: frozenset[bytes]
     training: dict[str, Any]
 
+    @property
+    def protocol(self) -> str:
+        """What scores of these weights are to be called: ``per-task``, or ``transductive``."""
+        return str(self.training.get("protocol", "per-task"))
+
 
 def shipped_weights() -> Path:
     """The weights that come with the package: inside an installed one, beside the package in a checkout."""

@@ -130,7 +130,7 @@ class Trainer:
     @property
     def protocol(self) -> str:
         """What these pairs make of the weights, or what the weights that it started from were already."""
-        before = str(self.initial.training.get("protocol", "per-task")) if self.initial else "per-task"
+        before = self.initial.protocol if self.initial else "per-task"
         made = (self.config.protocol, self.pack.protocol, before)
         return next((protocol for protocol in made if protocol != "per-task"), "per-task")
 
