@@ -16,8 +16,10 @@ from arcsolve.arc.submission import read_submission, validate_submission
 from arcsolve.arc.task import Pair, Task
 from arcsolve.errors import ArcsolveError
 from arcsolve.inference import batch as batch_module
+from arcsolve.inference.adaptation import AdaptSettings
 from arcsolve.inference.batch import Batch, solve_all
 from arcsolve.inference.deadline import FLOOR_STEPS, Deadline
+from arcsolve.inference.evaluation import spread
 from arcsolve.inference.pool import Done, Failure, Job
 from arcsolve.inference.results import read_entries
 from arcsolve.inference.settings import Settings
@@ -283,12 +285,15 @@ def test_a_trial_that_learns_nothing_is_made_once(tmp_path: Path) -> None:
 
 
 class Hung(FakePool):
-    """Nothing comes back; waiting costs time."""
+    """After so many jobs nothing comes back; waiting costs time."""
 
-    clock = 0.0
+    clock, good = 0.0, 0
 
     def wait(self, timeout: float | None = None) -> Sequence[Done]:
-        assert timeout is not None and timeout > 0
+        assert timeout is not None
+        if self.good:
+            self.good -= 1
+            return super().wait()
         self.clock += timeout
         return []
 
@@ -297,6 +302,64 @@ def test_a_worker_that_hangs_is_waited_for_until_the_deadline_only(tmp_path: Pat
     run, pool = make(tmp_path, [task(n) for n in range(3)]), Hung()
     solve_all(run, pool, Settings(), deadline=Deadline(100.0, lambda: pool.clock))
     assert 97 < pool.clock < 100 and len(pool.began) == 2
+
+
+def test_a_trial_that_is_lost_is_not_made_again(tmp_path: Path) -> None:
+    run = make(tmp_path, [task(n) for n in range(3)])
+    first = FakePool(size=1)
+    first.fate = {spread(run.tasks)[0].id: [None]}
+    solve_all(run, first, Settings(), deadline=Deadline(1000))
+    assert len(run.solved) == 3 and len(first.began) == 4
+
+
+def test_a_trials_answer_is_better_than_none(tmp_path: Path) -> None:
+    run, pool = make(tmp_path, [task(n) for n in range(3)]), Hung(size=1)
+    pool.good = 1
+    solve_all(run, pool, Settings(), deadline=Deadline(100.0, lambda: pool.clock))
+    assert run.solved == run.cut and len(run.solved) == 1 and len(pool.began) == 2
+
+
+def test_what_comes_back_at_the_last_moment_is_taken(tmp_path: Path) -> None:
+    """Lying in the pipe, say, while another result was written."""
+    run, pool = make(tmp_path, [task(n) for n in range(2)]), FakePool()
+    clock = iter([0.0, *[1.0] * 20, *[99.9] * 50])
+    solve_all(run, pool, Settings(adapt=AdaptSettings(steps=0)), deadline=Deadline(100.0, lambda: next(clock)))
+    assert len(run.solved) == 2
+
+
+def test_what_would_be_solved_as_it_was_tried_is_not_solved_again(tmp_path: Path) -> None:
+    run, pool = make(tmp_path, [task(0)]), FakePool()
+    deadline = Deadline(1000.0, lambda: 0.0)
+    least = Settings(networks=1, adapt=AdaptSettings(steps=FLOOR_STEPS), leave_one_out=0)
+    solve_all(run, pool, least, deadline=deadline)
+    assert run.solved == run.cut == {"t00000"} and len(pool.began) == 1
+
+
+def test_what_cannot_be_done_in_time_is_not_begun(tmp_path: Path) -> None:
+    grid = np.zeros((30, 30), dtype=np.uint8)
+    large = Task("large", (Pair(grid, grid),), (Pair(grid, grid),))
+    run, pool, deadline = make(tmp_path, [task(0), large]), FakePool(), Deadline(10.0, lambda: 0.0)
+    slow = solution(task(0).blind, steps=(FLOOR_STEPS,))
+    slow.seconds["refine"] = 1.0
+    deadline.learn(task(0), Settings(), slow)
+    solve_all(run, pool, Settings(), deadline=deadline)
+    assert pool.began == ["t00000"] and run.solved == {"t00000"}
+
+
+def test_a_failure_after_a_trial_leaves_the_trials_answer(tmp_path: Path) -> None:
+    run = make(tmp_path, [task(0)])
+    pool = FakePool({"t00000": [solution(task(0).blind), Failure("RuntimeError: no", "")]})
+    solve_all(run, pool, Settings(), deadline=Deadline(1000.0))
+    assert run.solved == run.cut == {"t00000"} and not run.failed
+
+
+def test_a_number_that_json_lacks_fails_its_task_only(tmp_path: Path) -> None:
+    run = make(tmp_path, [task(0), task(1)])
+    bad = solution(task(0).blind)
+    bad.seconds["total"] = float("nan")
+    solve_all(run, FakePool({"t00000": [bad]}), Settings())
+    assert run.failed.keys() == {"t00000"} and run.solved == {"t00001"}
+    assert run.answered == {"t00001"} and "not JSON compliant" in run.failed["t00000"]
 
 
 def test_after_the_deadline_nothing_is_begun(tmp_path: Path) -> None:

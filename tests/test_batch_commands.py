@@ -229,17 +229,22 @@ def test_a_deadline_is_kept_and_leaves_a_whole_submission(weights_file: Path, tm
     assert refused.returncode == 1 and "'soon' is no duration" in refused.stderr
 
 
-def test_a_hung_worker_is_not_waited_for_beyond_the_deadline(weights_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("starting", [False, True])
+def test_a_hung_worker_is_not_waited_for_beyond_the_deadline(
+    starting: bool, weights_file: Path, tmp_path: Path
+) -> None:
     command = ["batch", PUZZLES[0], "-o", tmp_path, "--weights", weights_file, "--adapt-steps", "1000000"]
-    began = time.monotonic()
+    began, summary = time.monotonic(), tmp_path / "summary.json"
     with start(*command, "--deadline", "15s") as process:
-        while process.poll() is None and not (tmp_path / "summary.json").exists():
+        while process.poll() is None and not (workers_of(process.pid) if starting else summary.exists()):
             time.sleep(0.02)
         for child in workers_of(process.pid):
             os.kill(child, signal.SIGSTOP)
         _, errors = process.communicate(timeout=60)
     assert time.monotonic() - began < 15 + STARTING
     assert process.returncode == 3 and "0 of 1 tasks solved, 1 not reached" in errors
+    assert ("no worker has started within the deadline" in errors) == starting
+    assert len(read_submission(tmp_path / "submission.json")) == 1
 
 
 def test_both_formats_score_alike(some: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -249,6 +254,20 @@ def test_both_formats_score_alike(some: Path, undisturbed: Path, tmp_path: Path)
     assert found[0] == found[1] and len(found[0]["by_task"]) == 6
     text = arcsolve("score", tmp_path / "folder", some, "--per-task", "--against", tmp_path / "s.json").stdout
     assert "mean over test outputs" in text and PUZZLES[0].stem in text and "gained" in text
+
+
+def test_an_odd_id_costs_no_other_task(weights_file: Path, tmp_path: Path) -> None:
+    value = {"a": json.loads(PUZZLES[0].read_text()), "../b\n": {}}
+    (tmp_path / "set.json").write_text(json.dumps(value))
+    run = tmp_path / "run"
+    done = arcsolve("batch", tmp_path / "set.json", "-o", run, "--weights", weights_file, *QUICK, check=False)
+    assert done.returncode == 3 and "1 of 2 tasks solved, 1 failed" in done.stderr
+    layout = ["--format", "arc-agi-benchmarking", "-o", tmp_path / "out"]
+    done = arcsolve("submit", run, *layout, check=False)
+    assert done.returncode == 3 and r"'../b\n' cannot be the name of a file: left out" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.json"]
+    done = arcsolve("submit", run, "-o", tmp_path / "s.json", check=False)
+    assert done.returncode == 3 and set(json.loads((tmp_path / "s.json").read_text())) == set(value)
 
 
 def test_a_run_says_what_it_solved_or_wants_to_be_told(some: Path, weights_file: Path, tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ def test_a_task_can_come_from_a_pipe(trained: Path) -> None:
         (["solve", PUZZLE, "--weights", "none.safetensors"], "none.safetensors: No such file", 1),
         (["solve", PUZZLE, "--device", "tpu"], "--device tpu: expected auto, cpu or cuda", 1),
         (["solve", PUZZLE, "--views", "0"], "--views", 2),
+        (["solve", PUZZLE, "--noise", "nan"], "nan is no finite number", 2),
+        (["batch", PUZZLE, "-o", "x", "--time-limit", "inf"], "inf is no finite number", 2),
         (["eval", "no-such-figure"], "no figure 'no-such-figure'", 1),
         (["train", "--pack", "x", "--updates", "0"], "0 is not a number above 0", 2),
         (["train", "--pack", "x", "--minutes", "nan"], "nan is not a number above 0", 2),

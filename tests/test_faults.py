@@ -122,12 +122,30 @@ def with_meta(path: Path, change: Callable[[Any], Any]) -> None:
         lambda meta: {**meta, "tasks": None},
         lambda meta: {**meta, "config": []},
         lambda meta: {**meta, "config": {**meta["config"], "width": "64"}},
+        lambda meta: {**meta, "config": {**meta["config"], "noise": "x"}},
+        lambda meta: {**meta, "config": {**meta["config"], "halting": 2}},
         lambda meta: {key: value for key, value in meta.items() if key != "training"},
     ],
 )
 def test_odd_metadata_is_refused_by_name(change: Callable[[Any], Any], weights_file: Path, tmp_path: Path) -> None:
     path = copied(weights_file, tmp_path)
     with_meta(path, change)
+    with pytest.raises(FormatError, match=r"weights\.safetensors: "):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "BF16", "F64", "I64"])
+def test_tensors_of_another_kind_are_refused(kind: str, weights_file: Path, tmp_path: Path) -> None:
+    path = copied(weights_file, tmp_path)
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    name = next(name for name in header if name.startswith("network."))
+    size = {"F8_E4M3": 1, "BF16": 2, "F64": 8, "I64": 8}[kind]
+    low, high = header[name]["data_offsets"]
+    header[name] = {"dtype": kind, "shape": [(high - low) // size], "data_offsets": [low, high]}
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
     with pytest.raises(FormatError, match=r"weights\.safetensors: "):
         load_weights(path)
 
@@ -254,6 +272,16 @@ def test_one_odd_id_costs_no_other_task(tmp_path: Path) -> None:
         load_tasks(f"{path}:d")
 
 
+def test_a_damaged_solutions_file_costs_a_batch_nothing(tmp_path: Path) -> None:
+    good = {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}]}
+    path = tmp_path / "x_challenges.json"
+    path.write_text(json.dumps({"a": good}))
+    (tmp_path / "x_solutions.json").write_text('{"a": [[[')
+    with pytest.raises(FormatError, match=r"x_solutions\.json"):
+        load_tasks(str(path))
+    assert len(load_tasks(str(path), [])) == 1
+
+
 def test_a_named_pipe_among_tasks_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.json")
     (tmp_path / "b.json").write_text('{"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}]}')
@@ -367,6 +395,16 @@ def test_the_doctor_finds_this_machine_well_and_says_why_it_would_not(
     assert "are both installed: pip uninstall" in health._onnxruntime().detail
     done = CliRunner().invoke(arcsolve, ["doctor", "--weights", str(path), "--json"])
     assert done.exit_code == 1 and json.loads(done.stdout)["ok"] is False
+
+
+def test_the_doctor_outlives_a_package_without_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(name: str) -> str:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    monkeypatch.setattr(health.metadata, "version", damaged)
+    assert checks(None)["torch"].ok is False
+    monkeypatch.setattr(health.metadata, "version", lambda name: None)
+    assert checks(None)["torch"].detail == "installed without a version; install it again"
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "torch", "onnx", "safetensors"])

@@ -18,6 +18,7 @@ from arcsolve.errors import ArcsolveError
 from arcsolve.inference.pool import STARTS, Done, Failure, Job, ProcessPool, SolverSpec
 from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Solution
+from arcsolve.network.weights import load_weights
 
 
 class Puppet:
@@ -25,7 +26,7 @@ class Puppet:
 
     def __init__(self, device: str) -> None:
         self.device = SimpleNamespace(type=device)
-        self.backend = SimpleNamespace(name=f"puppet:{os.getpid()}", notice=None)
+        self.backend = SimpleNamespace(name="puppet", notice=None)
 
     def solve(self, of: Task, settings: Settings) -> Solution:
         colour = int(of.test[0].input[0, 0])
@@ -49,17 +50,19 @@ class Spec(SolverSpec):
             raise ImportError("libcuda.so")
         if self.backend == "refuses":
             raise ArcsolveError("w.safetensors: no such file")
+        if self.backend == "sleeps":
+            time.sleep(600)
         if self.backend == "sees":
             return Puppet(os.environ["CUDA_VISIBLE_DEVICES"])
         return Puppet(self.device)
 
 
 def spec(backend: str = "", device: str = "cpu", gpu: str | None = None) -> Spec:
-    return Spec(Path("w.safetensors"), backend, device, gpu=gpu)
+    return Spec(Path("w.safetensors"), "0" * 64, backend, device, gpu=gpu)
 
 
-def job(number: int, colour: int = 1) -> Job:
-    return Job(task(number, colour).blind, Settings())
+def job(number: int, colour: int = 1, limit: float | None = None) -> Job:
+    return Job(task(number, colour).blind, Settings(time_limit=limit))
 
 
 def finish(pool: ProcessPool, count: int) -> list[Done]:
@@ -72,11 +75,14 @@ def finish(pool: ProcessPool, count: int) -> list[Done]:
 def test_a_task_that_kills_its_process_costs_only_itself() -> None:
     pool = ProcessPool([spec()])
     try:
+        assert pool.free == 0, "none has come up yet"
+        pool.ready()
         for number, colour in enumerate((1, 2, 1, 3)):
             pool.submit(job(number, colour))
             ((_, result),) = finish(pool, 1)
             if colour == 2:
                 assert result is None
+                assert pool.wait(60) == [], "another one is there"
             elif colour == 3:
                 assert isinstance(result, Failure) and result.error.startswith("RuntimeError: ")
                 assert "more" in result.traceback and "\n" not in result.error
@@ -92,7 +98,7 @@ def test_a_task_that_kills_its_process_costs_only_itself() -> None:
 @pytest.mark.parametrize(
     ("backend", "said"),
     [
-        ("dies", r"a worker process ended as it started \(with status 7\)"),
+        ("dies", "a worker process ended with status 7 as it started"),
         ("raises", "a worker does not start: ImportError: libcuda.so"),
         ("refuses", "w.safetensors: no such file"),
     ],
@@ -106,18 +112,55 @@ def test_workers_that_cannot_start_end_the_run(backend: str, said: str) -> None:
         pool.close()
 
 
-def test_a_place_that_gives_no_worker_is_given_up_and_the_others_go_on() -> None:
-    pool = ProcessPool([spec("refuses"), spec()])
+@pytest.mark.parametrize("other", [spec("refuses"), spec("dies"), spec(device="cuda")])
+def test_a_place_that_gives_no_such_worker_is_given_up_and_the_others_go_on(other: Spec) -> None:
+    warned: list[str] = []
+    pool = ProcessPool([other, spec()], warned.append)
     try:
-        for number in range(2):
-            pool.submit(job(number))
-        done = finish(pool, 2)
-        # What was waiting for the place comes back unsolved, to run again.
-        assert pool.size == 1 and sorted(result is None for _, result in done) == [False, True]
+        while pool.size == 2 or not pool.free:
+            assert pool.wait(60) == []
+        (line,) = warned
+        assert line.startswith("one worker less: ")
         pool.submit(job(2))
         assert isinstance(finish(pool, 1)[0].result, Solution)
     finally:
         pool.close()
+
+
+def test_what_hangs_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arcsolve.inference.pool.GRACE", 0.5)
+    pool = ProcessPool([spec()])
+    try:
+        pool.ready()
+        pool.submit(job(0, 4, limit=0.1))
+        assert [result for _, result in pool.wait()] == [None]
+        assert pool.size == 1 and pool.free == 0
+        pool.wait(60)
+        pool.submit(job(1))
+        assert isinstance(finish(pool, 1)[0].result, Solution)
+    finally:
+        pool.close()
+
+
+def test_a_solver_that_does_not_come_up_is_waited_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = ProcessPool([spec("sleeps")])
+    try:
+        assert pool.ready(0.2) is None
+    finally:
+        pool.close()
+    monkeypatch.setattr("arcsolve.inference.pool.START_SECONDS", 0.1)
+    pool = ProcessPool([spec("sleeps")])
+    try:
+        with pytest.raises(ArcsolveError, match="a worker process hangs as it started"):
+            pool.ready()
+    finally:
+        pool.close()
+
+
+def test_weights_that_change_during_a_run_are_noticed(weights_file: Path) -> None:
+    with pytest.raises(ArcsolveError, match="has changed since the run began"):
+        SolverSpec(weights_file, "0" * 64, "torch", "cpu").make()
+    SolverSpec(weights_file, load_weights(weights_file).sha256, "torch", "cpu").make()
 
 
 def test_after_a_failure_on_a_gpu_there_is_another_process() -> None:
@@ -127,7 +170,10 @@ def test_after_a_failure_on_a_gpu_there_is_another_process() -> None:
         pool = ProcessPool([spec(device=device)])
         try:
             found = []
+            pool.ready()
             for number in range(2):
+                while not pool.free:
+                    pool.wait(60)
                 pool.submit(job(number, 3))
                 result = finish(pool, 1)[0].result
                 assert isinstance(result, Failure)
@@ -141,7 +187,8 @@ def test_after_a_failure_on_a_gpu_there_is_another_process() -> None:
 def test_a_process_sees_its_own_gpu_only() -> None:
     pool = ProcessPool([spec("sees", gpu="5")])
     try:
-        assert pool.ready().device == "5"
+        ready = pool.ready()
+        assert ready is not None and ready.device == "5"
     finally:
         pool.close()
 

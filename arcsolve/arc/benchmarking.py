@@ -46,6 +46,11 @@ class Origin:
     finished: datetime
 
 
+def is_file_name(task_id: str) -> bool:
+    """Whether a task's file can have its id for a name: from a combined file it may be anything, a path included."""
+    return task_id.isprintable() and task_id == Path(task_id).name and task_id not in ("", Path(RESULTS).stem)
+
+
 def write_benchmarking(
     folder: Path, answers: Mapping[str, Sequence[Attempts]], origins: Mapping[str, Origin], name: str
 ) -> None:
@@ -60,8 +65,7 @@ def write_benchmarking(
             a task's id cannot be a file's name.
     """
     for task_id in answers:
-        # An id from a combined file may be anything, a path to somewhere else included.
-        if not task_id.isprintable() or task_id != Path(task_id).name or task_id in ("", Path(RESULTS).stem):
+        if not is_file_name(task_id):
             raise ArcsolveError(f"{folder}: the task id {task_id!a} cannot be the name of a file in it")
     make_folder(folder)
     present = {path.stem for path in folder.glob("*.json") if path.name != RESULTS}

@@ -75,7 +75,8 @@ def load_tasks(source: str, unreadable: list[Unreadable] | None = None) -> TaskS
             combined file (``{id: task}``, into which a ``*_solutions.json`` beside a ``*_challenges.json`` is
             merged); or ``-`` for standard input; or any of these followed by ``:ID`` for one task of it. An official
             name wins over a path of the same name, which can be given as ``./arc-agi-1/training``.
-        unreadable: where given, malformed tasks of a directory or a combined file are listed here and left out.
+        unreadable: where given, malformed tasks of a directory or a combined file are listed here and left out, and so
+            is a malformed solutions file.
 
     Raises:
         FormatError: a task is malformed, or every one is; one line naming the file and the place in it.
@@ -156,7 +157,11 @@ def _file(path: str, unreadable: list[Unreadable] | None) -> tuple[Task, ...]:
     prefix, found, _ = path.rpartition("_challenges.json")
     solutions = f"{prefix}_solutions.json"
     if found and os.path.lexists(solutions):
-        tasks = _with_solutions(tasks, read_json(solutions), one_line(solutions))
+        try:
+            tasks = _with_solutions(tasks, read_json(solutions), one_line(solutions))
+        except ArcsolveError:
+            if unreadable is None:
+                raise  # else its tasks are to be solved, for which outputs are not needed
     return tasks
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcsolve.cli.console import Consoles, color_option
-from arcsolve.cli.options import solver_options, worker_options
+from arcsolve.cli.options import Number, solver_options, warn, worker_options
 from arcsolve.cli.show import complete_source
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from arcsolve.arc.task import Task
     from arcsolve.cli.pace import Pace
     from arcsolve.inference.batch import Batch
+    from arcsolve.inference.deadline import Deadline
     from arcsolve.inference.pool import Pool
     from arcsolve.inference.settings import Settings
     from arcsolve.network.weights import Weights
@@ -48,7 +49,7 @@ INCOMPLETE = 3
     metavar="DURATION",
     help="Be done in 11h30m, 90m or 45s from now: the time that is left is shared over the tasks that are left.",
 )
-@click.option("--time-limit", type=click.FloatRange(0, min_open=True), help="Cap in seconds for each task.")
+@click.option("--time-limit", type=Number(0, min_open=True), help="Cap in seconds for each task.")
 @click.option(
     "--ray",
     metavar="ADDRESS",
@@ -81,7 +82,8 @@ def batch(
     unreadable: list[Unreadable] = []
     tasks = load_tasks(source, unreadable)
     make_folder(output)
-    with lock_folder(output), _pool(options, ray, time_limit) as (pool, weights, backend, settings):
+    clock = None if seconds is None else Deadline(seconds - (time.monotonic() - began))
+    with lock_folder(output), _pool(options, ray, time_limit, clock) as (pool, weights, backend, settings):
         made = made_with(backend, settings, weights.protocol)
         run = Batch(
             tasks,
@@ -90,11 +92,8 @@ def batch(
             weights.sha256,
             made,
             keep_cut=deadline is not None,
-            warn=lambda line: click.echo(f"arcsolve: {line}", err=True),
+            warn=warn,
         )
-        clock = None
-        if seconds is not None:
-            clock = Deadline(seconds - (time.monotonic() - began))
         facts = {**_facts(source, tasks, weights, backend, settings, deadline), "settings": made}
         _write_summary(output, facts, run, began)
         lines = run.record_unreadable()
@@ -114,33 +113,37 @@ def batch(
 
 @contextmanager
 def _pool(
-    options: dict[str, Any], ray: str | None, time_limit: float | None
+    options: dict[str, Any], ray: str | None, time_limit: float | None, deadline: Deadline | None
 ) -> Iterator[tuple[Pool, Weights, str, Settings]]:
     """Workers, the weights they hold, the backend's name without a device's number, and the settings."""
     from arcsolve.cli.options import make_pool, make_settings
+    from arcsolve.inference.pool import Ready
     from arcsolve.network.weights import load_weights, shipped_weights
 
     weights = load_weights(options["weights"] or shipped_weights())
-    # A scheduler's way to say stop is to be treated like Ctrl-C: clean up, keep everything.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
-        stack.callback(signal.signal, signal.SIGTERM, before)
         pool: Pool
         if ray is not None:
             from arcsolve.inference.pool import SolverSpec
             from arcsolve.inference.ray_pool import RayPool
 
-            spec = SolverSpec(weights.path, options["backend"], options["device"], options["threads"] or 0)
+            threads = options["threads"] or 0
+            spec = SolverSpec(weights.path, weights.sha256, options["backend"], options["device"], threads)
             pool = workers = RayPool(ray, spec, options["workers"])
             stack.callback(pool.close)
             kind = device = workers.device
         else:
-            pool = processes = make_pool(weights.path, options)
+            pool = processes = make_pool(weights, options)
             stack.callback(pool.close)
-            backend, device, notice = processes.ready()
+            slow = Ready("", "cpu", "no worker has started within the deadline")
+            backend, device, notice = processes.ready(deadline.left if deadline else None) or slow
             kind = "cuda" if "cuda" in backend else "cpu"
             if notice:
-                click.echo(f"arcsolve: {notice}", err=True)
+                warn(notice)
+        # A scheduler's way to say stop is to be treated like Ctrl-C: clean up, keep everything. (After Ray, which has a
+        # handler of its own.)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGTERM, before)
         yield pool, weights, f"{options['backend']}:{kind}", make_settings(options, device, time_limit)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcsolve.cli.console import Consoles, color_option
-from arcsolve.cli.options import set_options, solver_options, worker_options
+from arcsolve.cli.options import set_options, solver_options, warn, worker_options
 from arcsolve.errors import ArcsolveError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def evaluate(
             adapted = None
             if joint is not None:
                 adapted = adapt_to_set(solver, chosen.tasks, joint, folder / "joint", settings.seed, options["backend"])
-            pool = make_pool(solver.weights.path, options, adapted)
+            pool = make_pool(solver.weights, options, adapted)
             stack.callback(pool.close)
             solve_all(run, pool, settings, finished=_report(run, Pace(run, settings)))
             run.write_submission()
@@ -120,11 +120,6 @@ def evaluate(
         click.echo(json.dumps(facts))
     else:
         _print(facts, result, consoles)
-
-
-def warn(line: str) -> None:
-    """A line on standard error."""
-    click.echo(f"arcsolve: {line}", err=True)
 
 
 def adapt_to_set(solver: Solver, tasks: TaskSet, joint: JointSettings, folder: Path, seed: int, backend: str) -> Path:

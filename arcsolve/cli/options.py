@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,18 @@ if TYPE_CHECKING:
     from arcsolve.inference.pool import ProcessPool
     from arcsolve.inference.settings import Settings
     from arcsolve.inference.solver import Solver
+    from arcsolve.network.weights import Weights
+
+
+class Number(click.FloatRange):
+    """A range of numbers, which nan and inf are not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
+
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -31,7 +44,9 @@ _OPTIONS = (
         show_default=True,
         help="auto, cpu or cuda[:n]; auto falls back to the CPU, cuda fails where it is not usable.",
     ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every random draw."),
+    click.option(
+        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of all random draws."
+    ),
     click.option("--views", type=click.IntRange(1), default=32, show_default=True, help="Views of each test input."),
     click.option("--samples", type=click.IntRange(1), default=2, show_default=True, help="Trajectories in each view."),
     click.option(
@@ -39,7 +54,7 @@ _OPTIONS = (
     ),
     click.option(
         "--noise",
-        type=click.FloatRange(0),
+        type=Number(0, 100),
         help="Standard deviation of the noise in the latent state (default: what the weights were trained with).",
     ),
     click.option(
@@ -113,6 +128,11 @@ def worker_options(command: Command) -> Command:
     return _add(_WORKER_OPTIONS, command)
 
 
+def warn(line: str) -> None:
+    """A line on standard error."""
+    click.echo(f"arcsolve: {line}", err=True)
+
+
 def _add(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
@@ -137,7 +157,7 @@ def make_solver(options: dict[str, Any], *, time_limit: float | None = None) -> 
         threads=options.get("threads") or 0,
     )
     if notice := getattr(solver.backend, "notice", None):
-        click.echo(f"arcsolve: {notice}", err=True)
+        warn(notice)
     return solver, make_settings(options, solver.device.type, time_limit)
 
 
@@ -168,7 +188,7 @@ def make_settings(options: dict[str, Any], device: str, time_limit: float | None
     )
 
 
-def make_pool(weights: Path, options: dict[str, Any], adapted: Path | None = None) -> ProcessPool:
+def make_pool(weights: Weights, options: dict[str, Any], adapted: Path | None = None) -> ProcessPool:
     """Workers on this machine: ``--workers``, by default one for each GPU, or one.
 
     Args:
@@ -189,5 +209,6 @@ def make_pool(weights: Path, options: dict[str, Any], adapted: Path | None = Non
     workers = options["workers"] or max(1, count)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = options["threads"] or (max(1, cores // workers) if workers > 1 else 0)
-    spec = SolverSpec(weights, options["backend"], device, threads, adapted=adapted)
-    return ProcessPool([replace(spec, gpu=gpus[k % count] if count > 1 else None) for k in range(workers)])
+    spec = SolverSpec(weights.path, weights.sha256, options["backend"], device, threads, adapted=adapted)
+    specs = [replace(spec, gpu=gpus[number % count] if count > 1 else None) for number in range(workers)]
+    return ProcessPool(specs, warn)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcsolve.cli.console import Consoles, color_option
-from arcsolve.cli.options import solver_options
+from arcsolve.cli.options import Number, solver_options
 from arcsolve.cli.show import complete_source
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @solver_options
 @click.option(
     "--time-limit",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     help="Cap in seconds, of which adaptation gets 80%; hitting it is reported. A batch in hand is finished.",
 )
 @click.option(

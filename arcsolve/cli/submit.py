@@ -34,7 +34,7 @@ def submit(run: Path, layout: str, output: Path, source: str | None) -> None:
     Every task and every test input of the challenges gets two attempts, in order: where RUN has no answer, the input
     itself and a black cell, which is said. Exit status 3: that is so somewhere.
     """
-    from arcsolve.arc.benchmarking import write_benchmarking
+    from arcsolve.arc.benchmarking import is_file_name, write_benchmarking
     from arcsolve.arc.dataset import Unreadable, load_tasks, one_line
     from arcsolve.arc.submission import validate_submission, write_submission
     from arcsolve.cli.batch import INCOMPLETE
@@ -51,15 +51,18 @@ def submit(run: Path, layout: str, output: Path, source: str | None) -> None:
     entries = choose(lines, summary.get("weights_sha256"), summary.get("settings"))
     answers = unanswered(tasks, unreadable)
     answers |= {task_id: entry.attempts for task_id, entry in entries.items()}
+    missing = [task_id for task_id in answers if task_id not in entries]
     validate_submission(answers, tasks, one_line(str(output)), unreadable)
     name = run.resolve().name
     if layout == "kaggle":
         write_submission(output, answers)
     else:
+        for odd in [task.id for task in unreadable if not is_file_name(task.id)]:
+            del answers[odd]
+            click.echo(f"arcsolve: {one_line(odd)} cannot be the name of a file: left out", err=True)
         write_benchmarking(output, answers, {task_id: _origin(entries.get(task_id)) for task_id in answers}, name)
     if len({(entry.weights_sha256, str(entry.settings)) for entry in entries.values()}) > 1:
         click.echo("arcsolve: the answers were made with several kinds of weights or settings", err=True)
-    missing = [task_id for task_id in answers if task_id not in entries]
     outputs = sum(map(len, answers.values()))
     click.echo(f"{output}: {len(answers)} tasks, {outputs} test inputs, two attempts each")
     if missing:

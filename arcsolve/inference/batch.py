@@ -105,21 +105,30 @@ class Batch:
         Raises:
             ArcsolveError: the disk is full, or a file cannot be written; what was there before still is.
         """
+        try:
+            line = self._append(task, result, cut)
+        except ValueError as error:  # JSON has no NaN
+            result = Failure(f"{type(error).__name__}: {error}", "")
+            line = self._append(task, result, cut)
         if isinstance(result, Failure):
             self.failed[task.id] = result.error
-            said: dict[str, Any] = {"error": result.error, "traceback": result.traceback}
         else:
-            result = replace(result, protocol=self.made_with["protocol"])
             self.failed.pop(task.id, None)
             self.answers[task.id] = [(test.attempt_1, test.attempt_2) for test in result.test]
             self.answered.add(task.id)
             self.otherwise.discard(task.id)
             self._solved(task.id, cut, result.truncated)
-            said = {"cut": cut, "solution": result.to_json()}
-        line = line_of(task, self.weights_sha256, self.made_with, **said)
-        append(self.results, line)
         if time.monotonic() - self.written >= SUBMISSION_SECONDS:
             self.write_submission()
+        return line
+
+    def _append(self, task: Task, result: Solution | Failure, cut: bool) -> dict[str, Any]:
+        if isinstance(result, Failure):
+            said: dict[str, Any] = {"error": result.error, "traceback": result.traceback}
+        else:
+            said = {"cut": cut, "solution": replace(result, protocol=self.made_with["protocol"]).to_json()}
+        line = line_of(task, self.weights_sha256, self.made_with, **said)
+        append(self.results, line)
         return line
 
     def _solved(self, task_id: str, cut: bool, truncated: bool) -> None:
@@ -167,7 +176,7 @@ def solve_all(
 
     Args:
         deadline: after which no task is begun, and soon none is waited for; the first ones are tried for it, and then
-            solved.
+            solved. Where there is no time for that, what the trial found is the answer.
         finished: called with each task, its line, and its share of the work.
 
     Raises:
@@ -178,42 +187,66 @@ def solve_all(
     sizes = {task.id: work(task, settings.adapt) for task in queue}
     cut: dict[str, bool] = {}
     lost: set[str] = set()
-    tried: set[str] = set()
-    trials: set[str] = set()
+    trials: dict[str, Job] = {}
+    rough: dict[str, Solution] = {}  # what they found
     running = 0
+
+    def record(task_id: str, result: Solution | Failure, cut: bool) -> None:
+        rough.pop(task_id, None)
+        finished(originals[task_id], batch.record(originals[task_id], result, cut), sizes[task_id])
+
     while queue or running:
         while queue and pool.free and not (deadline and deadline.left <= 0):
             task = queue.popleft()
             planned, cut[task.id] = settings, False
-            unknown = deadline and settings.adapt.steps and not deadline.known
-            if deadline and unknown and task.id not in tried and len(tried) < pool.size:
-                planned = deadline.trial(settings)
-                tried.add(task.id)
-                trials.add(task.id)
-            elif deadline:
+            if deadline and not deadline.fits(task, settings):
+                continue
+            trial = False
+            if deadline:
+                unknown = settings.adapt.steps and not deadline.known
+                trial = bool(unknown) and task.id not in trials and len(trials) < pool.size
                 waiting = sizes[task.id] + sum(sizes[other.id] for other in queue)
                 planned, cut[task.id] = deadline.plan(task, waiting, settings, pool.size)
-            pool.submit(Job(task.blind, planned))
+            if deadline and trial:
+                planned = deadline.trial(settings)
+            elif task.id in rough and _alike(planned, trials[task.id].settings):
+                record(task.id, rough[task.id], True)
+                continue
+            job = Job(task.blind, planned)
+            if trial:
+                trials[task.id] = job
+            pool.submit(job)
             running += 1
-        if deadline and (deadline.patience <= 0 or (deadline.left <= 0 and not running)):
-            return
-        for job, result in pool.wait(deadline.patience if deadline else None):
+        if not running and (not queue or (deadline and deadline.left <= 0)):
+            break
+        done = pool.wait(max(deadline.patience, 0.0) if deadline else None)
+        if deadline and deadline.patience <= 0 and not done:
+            break
+        for job, result in done:
             running -= 1
             task = originals[job.task.id]
-            trial = task.id in trials
-            trials.discard(task.id)
+            if result is None and task.id not in lost:
+                lost.add(task.id)
+                queue.append(task)  # last, since it may cost the next worker, too
+                continue
             if result is None:
-                if task.id not in lost:
-                    lost.add(task.id)
-                    queue.append(task)  # last, since it may cost the next worker, too
-                    continue
                 result = Failure("its worker was lost twice; is there enough memory?", "")
+            if isinstance(result, Failure) and task.id in rough:
+                record(task.id, rough[task.id], True)  # better than a stand-in
+                continue
             if deadline and isinstance(result, Solution):
                 deadline.learn(task, job.settings, result)
-                if trial:
+                if trials.get(task.id) is job:
+                    rough[task.id] = result
                     queue.appendleft(task)
                     continue
             # Its own limit is a budget like others; a shorter one is the deadline's.
             met = isinstance(result, Solution) and result.truncated
-            shortened = met and job.settings.time_limit != settings.time_limit
-            finished(task, batch.record(task, result, cut[task.id] or shortened), sizes[task.id])
+            record(task.id, result, cut[task.id] or (met and job.settings.time_limit != settings.time_limit))
+    for task_id, result in list(rough.items()):
+        record(task_id, result, True)
+
+
+def _alike(planned: Settings, tried: Settings) -> bool:
+    """Whether a task would be solved again as it was tried."""
+    return replace(planned, time_limit=None) == replace(tried, time_limit=None)

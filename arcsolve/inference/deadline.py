@@ -11,6 +11,7 @@ from arcsolve.errors import ArcsolveError
 from arcsolve.inference.adaptation import AdaptSettings
 from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Solution
+from arcsolve.inference.solver import ADAPT_SHARE
 from arcsolve.shapes import canvas_size
 
 RESERVE, RESERVE_LEAST, RESERVE_MOST = 0.02, 3.0, 30.0
@@ -135,7 +136,14 @@ class Deadline:
             cuts.append((1, max(FLOOR_STEPS, cuts[-1][1] * 3 // 4)))
         fitting = next((cut for cut in cuts if self.cost(size, *cut) <= fit), cuts[-1])
         adapt = replace(settings.adapt, steps=fitting[1])
+        # Recall and the first samples do not look at the clock, so that near the end their time has to be set aside.
+        limit = min(limit, max((self.patience - self.cost(size, fitting[0], 0)) / ADAPT_SHARE, 1.0))
         return replace(settings, networks=fitting[0], adapt=adapt, time_limit=limit), stopped or fitting != cuts[0]
+
+    def fits(self, task: Task, settings: Settings) -> bool:
+        """Whether even the least settings would be done in time."""
+        steps = min(FLOOR_STEPS, settings.adapt.steps)
+        return self.cost(work(task, settings.adapt), 1, steps) <= self.patience
 
     def learn(self, task: Task, settings: Settings, solution: Solution) -> None:
         """Take into account what a task took; earlier ones count ever less, the first ones having warmed up."""

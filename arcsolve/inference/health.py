@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,9 +45,9 @@ def check_all(weights: Path | None = None) -> Iterator[Check]:
         weights: a weights file; by default the shipped one.
     """
     yield Check("arcsolve", None, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
-    yield from (_package(name, needed=True) for name in PACKAGES)
+    yield from (_guarded(name, partial(_package, name, needed=True)) for name in PACKAGES)
     yield _guarded("onnxruntime", _onnxruntime)
-    yield from (_package(name, needed=False) for name in EXTRAS)
+    yield from (_guarded(name, partial(_package, name, needed=False)) for name in EXTRAS)
     yield _guarded("gpu", _gpu)
     yield _guarded("providers", _providers)
     loaded: list[Weights] = []
@@ -56,7 +57,10 @@ def check_all(weights: Path | None = None) -> Iterator[Check]:
 
 def _package(name: str, *, needed: bool) -> Check:
     try:
-        return Check(name, True if needed else None, metadata.version(name))
+        version = metadata.version(name)
+        if not version:  # its own files are damaged
+            return Check(name, False, "installed without a version; install it again")
+        return Check(name, True if needed else None, version)
     except metadata.PackageNotFoundError:
         return Check(name, False if needed else None, "not installed")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -24,6 +26,12 @@ from arcsolve.inference.solver import Solver
 
 STARTS = 3
 """How often a worker is started in one place without coming to solve, before that place is given up."""
+START_SECONDS = 600.0
+"""How long a worker may take to start."""
+GRACE = 60.0
+"""Seconds beyond twice its time limit after which a job is not waited for."""
+PATIENCE = 5.0
+"""Seconds for a process to end, once it is told to."""
 
 _SPAWN = multiprocessing.get_context("spawn")  # CUDA and ONNX Runtime's threads do not survive a fork
 
@@ -102,11 +110,13 @@ class SolverSpec:
     """What a worker makes its solver from: see :meth:`~arcsolve.inference.solver.Solver.from_weights`.
 
     Attributes:
+        weights, sha256: the file, and what it must hold, now and when a worker is replaced.
         gpu: the one GPU that a process is to see, as ``CUDA_VISIBLE_DEVICES`` names it; ``None`` for all.
         adapted: weights that were adapted jointly from these, whose rows the tasks start from.
     """
 
     weights: Path
+    sha256: str
     backend: str
     device: str
     threads: int = 0
@@ -115,6 +125,8 @@ class SolverSpec:
 
     def make(self) -> Solver:
         solver = Solver.from_weights(self.weights, backend=self.backend, device=self.device, threads=self.threads)
+        if solver.weights.sha256 != self.sha256:
+            raise ArcsolveError(f"{self.weights}: has changed since the run began")
         if self.adapted is None:
             return solver
         from arcsolve.inference.joint import joint_solver  # which needs all of the training
@@ -149,11 +161,17 @@ def _give_back() -> None:
 class ProcessPool:
     """A process for each of several solvers, so that a task which kills its process kills nothing else.
 
-    One that dies is replaced, unless it cannot start: then there are fewer. On a GPU one is replaced after a failure,
-    too: an error of CUDA may have broken the context for good.
+    One that dies, or hangs far beyond its job's limit, is replaced; one that cannot start, or runs on something else
+    than the first one, leaves its place empty. On a GPU one is replaced after a failure, too: an error of CUDA may have
+    broken the context for good.
+
+    Args:
+        warn: told of places that are left empty.
     """
 
-    def __init__(self, specs: Sequence[SolverSpec]) -> None:
+    def __init__(self, specs: Sequence[SolverSpec], warn: Callable[[str], None] = lambda line: None) -> None:
+        self.warn = warn
+        self.first: Ready | None = None
         self.workers = [_Worker(spec) for spec in specs]
 
     @property
@@ -162,68 +180,71 @@ class ProcessPool:
 
     @property
     def free(self) -> int:
-        return sum(worker.job is None for worker in self.workers)
+        return sum(worker.idle for worker in self.workers)
 
-    def ready(self) -> Ready:
-        """Blocks until there is a first solver, and tells what it runs on.
+    def ready(self, timeout: float | None = None) -> Ready | None:
+        """Block until there is a first solver, and tell what it runs on; ``None`` where so many seconds were too few.
 
         Raises:
             ArcsolveError: none can be made.
         """
-        while True:
-            for worker in self.workers:
-                if worker.ready is not None:
-                    return worker.ready
-            self.wait()
+        until = None if timeout is None else time.monotonic() + timeout
+        while self.first is None and (until is None or time.monotonic() < until):
+            self.wait(None if until is None else max(0.0, until - time.monotonic()))
+        return self.first
 
     def submit(self, job: Job) -> None:
-        next(worker for worker in self.workers if worker.job is None).start(job)
+        next(worker for worker in self.workers if worker.idle).start(job)
 
     def wait(self, timeout: float | None = None) -> Sequence[Done]:
         workers = {worker.pipe: worker for worker in self.workers}
+        patience = max(0.0, min(worker.due for worker in self.workers) - time.monotonic())
+        patience = patience if timeout is None else min(patience, timeout)
         done = []
-        for pipe in wait(list(workers), timeout):
-            worker = workers[pipe]  # type: ignore[index]  # `wait` returns what it was given
-            try:
-                message = worker.pipe.recv()
-            except (EOFError, OSError):
-                if worker.ready is None and worker.starts == STARTS:
-                    error = ArcsolveError(f"a worker process ended as it started ({worker.end()})")
-                    done += self._give_up(worker, error)
-                else:
-                    done += self._replace(worker)
-                continue
-            if isinstance(message, Ready):
-                worker.ready = message
-            elif isinstance(message, ArcsolveError):
-                done += self._give_up(worker, message)
-            else:
-                assert worker.job is not None
-                done.append(Done(worker.job, message))
-                worker.job = None
-                if isinstance(message, Failure) and worker.ready and worker.ready.device == "cuda":
-                    self._replace(worker)
+        for pipe in wait(list(workers), None if math.isinf(patience) else patience):
+            done += self._heard(workers[pipe])  # type: ignore[index]  # `wait` returns what it was given
+        for worker in [worker for worker in self.workers if worker.due <= time.monotonic()]:
+            done += self._lost(worker, "hangs")
         return done
 
-    def _replace(self, worker: _Worker) -> list[Done]:
-        """Another worker in its place."""
-        worker.close()
-        new = _Worker(worker.spec, 1 if worker.ready else worker.starts + 1)
-        self.workers[self.workers.index(worker)] = new
-        if worker.job is None:
-            return []
-        if worker.ready:
-            return [Done(worker.job, None)]
-        new.start(worker.job)  # which the first one never saw
+    def _heard(self, worker: _Worker) -> list[Done]:
+        try:
+            message = worker.pipe.recv()
+        except (EOFError, OSError):
+            return self._lost(worker, f"ended {worker.end()}")
+        if isinstance(message, ArcsolveError):
+            self._give_up(worker, message)
+        elif isinstance(message, Ready):
+            worker.ready, worker.due = message, math.inf
+            self.first = self.first or message
+            if message[:2] != self.first[:2]:
+                there, first = " ".join(message[:2]), " ".join(self.first[:2])
+                self._give_up(worker, ArcsolveError(f"a worker runs on {there}, the first one on {first}"))
+        else:
+            assert worker.job is not None
+            done = Done(worker.job, message)
+            worker.job, worker.due = None, math.inf
+            if isinstance(message, Failure) and worker.ready and worker.ready.device == "cuda":
+                self._lost(worker, "failed")
+            return [done]
         return []
 
-    def _give_up(self, worker: _Worker, reason: ArcsolveError) -> list[Done]:
+    def _lost(self, worker: _Worker, how: str) -> list[Done]:
+        """Another worker in its place, if one of this place ever came to solve, or may still."""
+        if worker.ready is None and worker.starts == STARTS:
+            self._give_up(worker, ArcsolveError(f"a worker process {how} as it started"))
+            return []
+        worker.close()
+        self.workers[self.workers.index(worker)] = _Worker(worker.spec, 1 if worker.ready else worker.starts + 1)
+        return [] if worker.job is None else [Done(worker.job, None)]
+
+    def _give_up(self, worker: _Worker, reason: ArcsolveError) -> None:
         """Go on without a worker that does not start, if there is another."""
         worker.close()
         self.workers.remove(worker)
         if not self.workers:
             raise reason
-        return [] if worker.job is None else [Done(worker.job, None)]
+        self.warn(f"one worker less: {reason}")
 
     def close(self) -> None:
         for worker in self.workers:
@@ -235,6 +256,9 @@ class _Worker:
 
     Args:
         starts: how many were started in a row for this place, this one included.
+
+    Attributes:
+        due: when it will have to be called hung, by the monotonic clock.
     """
 
     def __init__(self, spec: SolverSpec, starts: int = 1) -> None:
@@ -242,27 +266,35 @@ class _Worker:
         self.starts = starts
         self.ready: Ready | None = None
         self.job: Job | None = None
+        self.due = time.monotonic() + START_SECONDS
         self.pipe, theirs = _SPAWN.Pipe()
         self.process = _SPAWN.Process(target=_serve, args=(theirs, spec), daemon=True)
         with _interrupts_held():
             self.process.start()
         theirs.close()  # so that its end is seen here
 
+    @property
+    def idle(self) -> bool:
+        return self.ready is not None and self.job is None
+
     def start(self, job: Job) -> None:
         self.job = job
+        if job.settings.time_limit is not None:
+            # Twice, since a limit is only looked at between batches, which are long on small limits.
+            self.due = time.monotonic() + 2 * job.settings.time_limit + GRACE
         with suppress(OSError):  # it died while idle; reading from it will tell
             self.pipe.send(job)
 
     def end(self) -> str:
         """How its process ended."""
-        self.process.join(10)
+        self.process.join(PATIENCE)
         code = self.process.exitcode
         return f"by signal {-code}" if code is not None and code < 0 else f"with status {code}"
 
     def close(self) -> None:
         self.pipe.close()
         self.process.kill()
-        self.process.join()
+        self.process.join(PATIENCE)  # a driver may hold it for ever
 
 
 @contextmanager

@@ -12,10 +12,7 @@ from typing import Any
 
 from arcsolve import __version__
 from arcsolve.errors import ArcsolveError
-from arcsolve.inference.pool import STARTS, Done, Failure, Job, SolverSpec, attempt
-
-START_SECONDS = 600
-"""How long to wait for a worker where there is none, before giving up."""
+from arcsolve.inference.pool import START_SECONDS, STARTS, Done, Failure, Job, SolverSpec, attempt
 
 
 class RayPool:
@@ -90,7 +87,7 @@ class RayPool:
         if not ready:
             if patience == timeout:
                 return []
-            raise ArcsolveError(f"the Ray cluster gave no worker within {START_SECONDS} s")
+            raise ArcsolveError(f"the Ray cluster gave no worker within {START_SECONDS:.0f} s")
         (reference,) = ready
         if reference in self.starting:
             self._started(reference)

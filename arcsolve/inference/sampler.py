@@ -159,7 +159,8 @@ def _run(
     for _ in range(steps):
         h, l, logits, halting = backend.step(inputs, h, l, noise * normal() if noise else still)
         seen = decode(logits, shifts)
-        confidences = _confidence(backend, logits, halting)
+        # Logits that are not numbers give an answer all the same, which deserves none.
+        confidences = np.nan_to_num(_confidence(backend, logits, halting), nan=0.0)
         for i, trace in enumerate(traces):
             if not trace.settled:
                 trace.grids.append(views[i].invert(seen[i]))

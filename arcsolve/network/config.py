@@ -83,6 +83,13 @@ class NetworkConfig:
         for name in sizes:
             if not isinstance(values[name], int) or values[name] < 1:
                 raise FormatError(f"{where}: network setting {name} is {values[name]!r}, expected 1 or more")
+        if isinstance(config.noise, bool) or not isinstance(config.noise, int | float) or not config.noise >= 0:
+            raise FormatError(f"{where}: network setting noise is {config.noise!r}, expected 0 or more")
+        switches = ("random_start", "halting", "told", "convolution", "copy", "hints")
+        if odd := [name for name in switches if not isinstance(getattr(config, name), bool)]:
+            raise FormatError(
+                f"{where}: network setting {odd[0]} is {getattr(config, odd[0])!r}, expected true or false"
+            )
         if config.width % config.heads or (config.width // config.heads) % 4:
             raise FormatError(f"{where}: width {config.width} does not divide into {config.heads} heads of 4k channels")
         return config

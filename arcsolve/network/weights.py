@@ -116,9 +116,11 @@ def load_weights(path: Path, *, verify: bool = True) -> Weights:
             if not isinstance(meta, dict) or meta.get("format") != FORMAT:
                 raise FormatError(f"{path}: not a weights file of arcsolve ({FORMAT})")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
+            if odd := [name for name, tensor in tensors.items() if name != SEEN and tensor.dtype != np.float32]:
+                raise FormatError(f"{path}: the tensor {odd[0]} is not of float32")
     except OSError as error:
         raise ArcsolveError(f"{path}: {error.strerror or error}") from error
-    except (SafetensorError, ValueError, RecursionError) as error:
+    except (SafetensorError, ValueError, TypeError, AttributeError, RecursionError) as error:  # of a kind numpy lacks
         raise FormatError(f"{path}: not a weights file, or cut short ({error})") from error
     try:
         config = NetworkConfig.from_json(meta["config"], str(path))
