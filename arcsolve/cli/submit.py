@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from arcsolve.cli.options import warn
 from arcsolve.cli.show import complete_source
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def submit(run: Path, layout: str, output: Path, source: str | None) -> None:
     summary = _summary(run, needed=source is None)
     unreadable: list[Unreadable] = []
     tasks = load_tasks(source or _source(run, summary), unreadable)
-    lines = read_entries(run / RESULTS, tasks, lambda line: click.echo(f"arcsolve: {line}", err=True))
+    lines = read_entries(run / RESULTS, tasks, warn)
     # In a folder with answers of several settings, those of the last run are meant.
     entries = choose(lines, summary.get("weights_sha256"), summary.get("settings"))
     answers = unanswered(tasks, unreadable)
@@ -59,15 +60,15 @@ def submit(run: Path, layout: str, output: Path, source: str | None) -> None:
     else:
         for odd in [task.id for task in unreadable if not is_file_name(task.id)]:
             del answers[odd]
-            click.echo(f"arcsolve: {one_line(odd)} cannot be the name of a file: left out", err=True)
+            warn(f"{one_line(odd)} cannot be the name of a file: left out")
         write_benchmarking(output, answers, {task_id: _origin(entries.get(task_id)) for task_id in answers}, name)
     if len({(entry.weights_sha256, str(entry.settings)) for entry in entries.values()}) > 1:
-        click.echo("arcsolve: the answers were made with several kinds of weights or settings", err=True)
+        warn("the answers were made with several kinds of weights or settings")
     outputs = sum(map(len, answers.values()))
     click.echo(f"{output}: {len(answers)} tasks, {outputs} test inputs, two attempts each")
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        click.echo(f"arcsolve: without an answer in {run}: {one_line(missing[0])}{more}", err=True)
+        warn(f"without an answer in {run}: {one_line(missing[0])}{more}")
         click.get_current_context().exit(INCOMPLETE)
 
 
