@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -332,7 +333,41 @@ def test_what_would_be_solved_as_it_was_tried_is_not_solved_again(tmp_path: Path
     deadline = Deadline(1000.0, lambda: 0.0)
     least = Settings(networks=1, adapt=AdaptSettings(steps=FLOOR_STEPS), leave_one_out=0)
     solve_all(run, pool, least, deadline=deadline)
-    assert run.solved == run.cut == {"t00000"} and len(pool.began) == 1
+    # The least settings are the whole ones here, so that nothing was cut.
+    assert run.solved == {"t00000"} and not run.cut and len(pool.began) == 1
+
+
+def test_what_does_not_fit_now_may_fit_when_more_is_known(tmp_path: Path) -> None:
+    """A first trial that took very long, for a reason of its own."""
+    now = [0.0]
+
+    class Slow(FakePool):
+        def wait(self, timeout: float | None = None) -> Sequence[Done]:
+            job = self.jobs[-1]
+            took = 45.0 if len(self.began) == 1 else 0.1
+            now[0] += took
+            done = replace(
+                solution(job.task, steps=(job.settings.adapt.steps,)), seconds={"recall": took, "refine": 0.01}
+            )
+            self.fate[job.task.id] = [done]
+            return super().wait()
+
+    run, pool = make(tmp_path, [task(n) for n in range(8)]), Slow(size=1)
+    solve_all(run, pool, Settings(), deadline=Deadline(100.0, lambda: now[0]))
+    assert len(run.solved) == 8
+
+
+def test_an_interrupt_keeps_what_trials_found(tmp_path: Path) -> None:
+    class Interrupted(FakePool):
+        def wait(self, timeout: float | None = None) -> Sequence[Done]:
+            if len(self.began) == 2:
+                raise KeyboardInterrupt
+            return super().wait()
+
+    run = make(tmp_path, [task(0)])
+    with pytest.raises(KeyboardInterrupt):
+        solve_all(run, Interrupted(size=1), Settings(), deadline=Deadline(1000.0))
+    assert run.solved == run.cut == {"t00000"} and make(tmp_path, run.tasks).todo
 
 
 def test_what_cannot_be_done_in_time_is_not_begun(tmp_path: Path) -> None:

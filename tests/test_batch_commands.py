@@ -119,6 +119,18 @@ def test_an_interrupt_ends_cleanly(some: Path, weights_file: Path, tmp_path: Pat
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
+def test_sigterm_while_workers_start_is_an_interrupt(some: Path, weights_file: Path, tmp_path: Path) -> None:
+    for command in (["batch", some, "-o", tmp_path / "run"], ["eval", some, "--limit", "1"]):
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        with start(*command, "--weights", weights_file, *QUICK, env=environment) as process:
+            while process.poll() is None and not workers_of(process.pid):
+                time.sleep(0.01)
+            process.terminate()
+            _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130 and errors.splitlines()[-1] == "arcsolve: interrupted", errors
+    assert [path.name for path in tmp_path.iterdir()] == ["run"], "no temporary folder stays"
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.5, 2.0])
 def test_an_interrupt_of_the_whole_group_while_workers_start_is_quiet(
     some: Path, weights_file: Path, tmp_path: Path, delay: float

@@ -178,6 +178,10 @@ def test_an_evaluation_names_all_that_its_score_depends_on_and_resumes(trained: 
     again = json.loads(second.stdout)
     for key in value.keys() - {"seconds_per_task", "trajectories_per_second"}:
         assert again[key] == value[key], key
+    submission = (folder / "submission.json").read_bytes()
+    other = arcsolve(*command, "--limit", "1", "-o", folder, check=False)
+    assert other.returncode == 1 and "made from other tasks than meta-dev, sides <= 6" in other.stderr
+    assert (folder / "submission.json").read_bytes() == submission, "a refusal writes nothing"
     other = arcsolve(*command, "--limit", "2", "-o", folder, "--adapt-steps", "3", check=False)
     assert other.returncode == 1 and "made with other weights, settings, backend or protocol" in other.stderr
 
@@ -192,9 +196,33 @@ def test_an_evaluation_with_a_failed_task_has_no_score(
         finished(task, run.record(task, Failure("RuntimeError: no", ""), False), 1.0)
 
     monkeypatch.setattr("arcsolve.inference.batch.solve_all", fail)
-    done = CliRunner().invoke(command_line, ["eval", str(tmp_path), "--weights", str(trained), *QUICK])
+    command = ["eval", str(tmp_path / "one.json"), "--weights", str(trained), *QUICK]
+    done = CliRunner().invoke(command_line, [*command, "-o", str(tmp_path / "run")])
     assert "0/1  one  failed: RuntimeError: no" in done.stderr and not done.stdout
     assert str(done.exception) == "1 tasks failed, so there is no score; one: RuntimeError: no"
+    done = CliRunner().invoke(command_line, command)
+    assert str(done.exception) == "one: RuntimeError: no; with -o the others would be solved all the same"
+
+
+def test_an_evaluation_solves_a_task_with_damaged_lines_anew(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text(Path(PUZZLE).read_text())
+    command = ["eval", str(tmp_path / "one.json"), "--weights", str(trained), *QUICK, "-o", str(tmp_path / "run")]
+    options = ["--no-leave-one-out", "--json", "--threads", "1"]
+    first = arcsolve(*command, *options)
+    path = tmp_path / "run" / "results.jsonl"
+    line = json.loads(path.read_text())
+    text = ""
+    for name, value in {"candidates": [], "seconds": {"total": 1.0}, "recalled": None, "test": []}.items():
+        odd = json.loads(json.dumps(line))
+        if name == "candidates":
+            odd["solution"]["test"][0][name] = value
+        else:
+            odd["solution"][name] = value
+        text += json.dumps(odd) + "\n"
+    path.write_text(text)
+    again = arcsolve(*command, *options)
+    assert again.stderr.count("outputs right") == 1
+    assert json.loads(again.stdout)["pass_at_2"] == json.loads(first.stdout)["pass_at_2"]
 
 
 def test_a_joint_evaluation_adapts_once_and_goes_on_where_it_stopped(trained: Path, tmp_path: Path) -> None:

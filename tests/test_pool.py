@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -182,6 +183,18 @@ def test_after_a_failure_on_a_gpu_there_is_another_process() -> None:
         finally:
             pool.close()
     assert pids == {"cpu": 1, "cuda": 2}
+
+
+def test_a_process_that_cannot_be_killed_does_not_hold_the_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arcsolve.inference.pool.PATIENCE", 0.2)
+    pool = ProcessPool([spec("sleeps")])
+    process = pool.workers[0].process
+    kill = process.kill
+    monkeypatch.setattr(process, "kill", lambda: None)
+    pool.close()
+    assert process.is_alive() and process not in multiprocessing.active_children()
+    kill()
+    process.join()
 
 
 def test_a_process_sees_its_own_gpu_only() -> None:

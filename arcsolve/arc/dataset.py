@@ -45,6 +45,11 @@ class TaskSet:
         lines = sorted(f"{task.id} {task.hash}\n" for task in self.tasks)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
+    @property
+    def blind(self) -> TaskSet:
+        """The set without its test outputs."""
+        return TaskSet(self.name, tuple(task.blind for task in self.tasks))
+
     def __len__(self) -> int:
         return len(self.tasks)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ import click
 from arcsolve.cli.console import Consoles, color_option
 from arcsolve.cli.options import Number, solver_options, warn, worker_options
 from arcsolve.cli.show import complete_source
+from arcsolve.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
     from arcsolve.arc.dataset import TaskSet
@@ -122,6 +122,7 @@ def _pool(
 
     weights = load_weights(options["weights"] or shipped_weights())
     with ExitStack() as stack:
+        take_sigterm = stack.enter_context(sigterm_interrupts())
         pool: Pool
         if ray is not None:
             from arcsolve.inference.pool import SolverSpec
@@ -130,6 +131,7 @@ def _pool(
             threads = options["threads"] or 0
             spec = SolverSpec(weights.path, weights.sha256, options["backend"], options["device"], threads)
             pool = workers = RayPool(ray, spec, options["workers"])
+            take_sigterm()
             stack.callback(pool.close)
             kind = device = workers.device
         else:
@@ -140,10 +142,6 @@ def _pool(
             kind = "cuda" if "cuda" in backend else "cpu"
             if notice:
                 warn(notice)
-        # A scheduler's way to say stop is to be treated like Ctrl-C: clean up, keep everything. (After Ray, which has a
-        # handler of its own.)
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        stack.callback(signal.signal, signal.SIGTERM, before)
         yield pool, weights, f"{options['backend']}:{kind}", make_settings(options, device, time_limit)
 
 

@@ -14,6 +14,7 @@ import click
 
 from arcsolve.cli.console import Consoles, color_option
 from arcsolve.cli.options import set_options, solver_options, warn, worker_options
+from arcsolve.cli.signals import sigterm_interrupts
 from arcsolve.errors import ArcsolveError
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def evaluate(
     from arcsolve.inference.batch import Batch, solve_all
 
     with ExitStack() as stack:
+        stack.enter_context(sigterm_interrupts())
         if output is not None:
             make_folder(output)
             stack.enter_context(lock_folder(output))
@@ -90,26 +92,27 @@ def evaluate(
         elif chosen.protocol == "development":
             settings = replace(settings, adapt=replace(settings.adapt, steps=0), leave_one_out=0)
         sha256 = solver.weights.sha256
-        made_with = results.made_with(solver.backend.name, settings, chosen.protocol, asdict(joint) if joint else None)
+        # What one task gets from joint adaptation depends on all the others.
+        together = {**asdict(joint), "set": chosen.tasks.blind.hash} if joint else None
+        made_with = results.made_with(solver.backend.name, settings, chosen.protocol, together)
+        results.check_results(folder / results.RESULTS, chosen.tasks, sha256, made_with)
         run = Batch(chosen.tasks, (), folder, sha256, made_with, keep_cut=False, warn=warn)
-        if run.otherwise:
-            raise ArcsolveError(
-                f"{run.results}: made with other weights, settings, backend or protocol; choose another folder"
-            )
+        run.solved &= results.read_outcomes(run.results, chosen.tasks, sha256, made_with).keys()
         if run.todo:
             adapted = None
             if joint is not None:
                 adapted = adapt_to_set(solver, chosen.tasks, joint, folder / "joint", settings.seed, options["backend"])
             pool = make_pool(solver.weights, options, adapted)
             stack.callback(pool.close)
-            solve_all(run, pool, settings, finished=_report(run, Pace(run, settings)))
+            ready = pool.ready()
+            if ready is not None and ready[:2] != (solver.backend.name, solver.device.type):
+                raise ArcsolveError(f"a worker runs on {ready.backend}, this process on {solver.backend.name}")
+            solve_all(run, pool, settings, finished=_report(run, Pace(run, settings), lasting=output is not None))
             run.write_submission()
         if run.failed:
             task_id, error = next(iter(run.failed.items()))
             raise ArcsolveError(f"{len(run.failed)} tasks failed, so there is no score; {task_id}: {error}")
         outcomes = results.read_outcomes(run.results, chosen.tasks, sha256, made_with)
-        if lost := sorted(run.solved - outcomes.keys()):
-            raise ArcsolveError(f"{run.results}: the line of {lost[0]} is damaged; remove it to solve the task anew")
         result = evaluation.summarise(chosen.tasks, outcomes)
         facts = _facts(result, chosen, solver, settings, joint, made_with)
         if output is not None:
@@ -155,8 +158,12 @@ def adapt_to_set(solver: Solver, tasks: TaskSet, joint: JointSettings, folder: P
     return path
 
 
-def _report(run: Batch, pace: Pace) -> Callable[[Task, dict[str, Any], float], None]:
-    """What to do with each finished task: a line on standard error, with the score so far."""
+def _report(run: Batch, pace: Pace, *, lasting: bool) -> Callable[[Task, dict[str, Any], float], None]:
+    """What to do with each finished task: a line on standard error, with the score so far.
+
+    Args:
+        lasting: whether the results are kept, so that they are worth the time after a failure.
+    """
     from arcsolve.inference.evaluation import Outcome
     from arcsolve.inference.results import read_outcomes
     from arcsolve.inference.solution import Solution
@@ -177,6 +184,8 @@ def _report(run: Batch, pace: Pace) -> Callable[[Task, dict[str, Any], float], N
             outputs += len(outcome.right)
             said = f"{right}/{outputs} outputs right"
         click.echo(f"{len(run.solved)}/{total}  {task.id}  {said}  {pace.finished(size)}", err=True)
+        if "error" in line and not lasting:
+            raise ArcsolveError(f"{task.id}: {line['error']}; with -o the others would be solved all the same")
 
     return finished
 

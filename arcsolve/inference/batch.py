@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -195,56 +196,66 @@ def solve_all(
         rough.pop(task_id, None)
         finished(originals[task_id], batch.record(originals[task_id], result, cut), sizes[task_id])
 
-    while queue or running:
-        while queue and pool.free and not (deadline and deadline.left <= 0):
-            task = queue.popleft()
-            planned, cut[task.id] = settings, False
-            if deadline and not deadline.fits(task, settings):
-                continue
-            trial = False
-            if deadline:
-                unknown = settings.adapt.steps and not deadline.known
-                trial = bool(unknown) and task.id not in trials and len(trials) < pool.size
-                waiting = sizes[task.id] + sum(sizes[other.id] for other in queue)
-                planned, cut[task.id] = deadline.plan(task, waiting, settings, pool.size)
-            if deadline and trial:
-                planned = deadline.trial(settings)
-            elif task.id in rough and _alike(planned, trials[task.id].settings):
-                record(task.id, rough[task.id], True)
-                continue
-            job = Job(task.blind, planned)
-            if trial:
-                trials[task.id] = job
-            pool.submit(job)
-            running += 1
-        if not running and (not queue or (deadline and deadline.left <= 0)):
-            break
-        done = pool.wait(max(deadline.patience, 0.0) if deadline else None)
-        if deadline and deadline.patience <= 0 and not done:
-            break
-        for job, result in done:
-            running -= 1
-            task = originals[job.task.id]
-            if result is None and task.id not in lost:
-                lost.add(task.id)
-                queue.append(task)  # last, since it may cost the next worker, too
-                continue
-            if result is None:
-                result = Failure("its worker was lost twice; is there enough memory?", "")
-            if isinstance(result, Failure) and task.id in rough:
-                record(task.id, rough[task.id], True)  # better than a stand-in
-                continue
-            if deadline and isinstance(result, Solution):
-                deadline.learn(task, job.settings, result)
-                if trials.get(task.id) is job:
-                    rough[task.id] = result
-                    queue.appendleft(task)
+    def settle(task_id: str) -> None:
+        """Let what a trial found be the answer."""
+        result, tried = rough[task_id], trials[task_id].settings
+        whole = settings if settings.stop else replace(settings, leave_one_out=0)
+        record(task_id, result, result.truncated or not _alike(whole, tried))
+
+    try:
+        while queue or running:
+            while queue and pool.free and not (deadline and deadline.left <= 0):
+                largest = deadline.largest(settings) if deadline else math.inf
+                task = next((task for task in queue if sizes[task.id] <= largest), None)
+                if task is None:
+                    break
+                waiting = sum(sizes[other.id] for other in queue if sizes[other.id] <= largest)
+                queue.remove(task)
+                planned, cut[task.id], trial = settings, False, False
+                if deadline:
+                    unknown = settings.adapt.steps > 0 and not deadline.known
+                    trial = unknown and task.id not in trials and len(trials) < pool.size
+                    planned, cut[task.id] = deadline.plan(task, waiting, settings, pool.size)
+                if deadline and trial:
+                    planned = deadline.trial(settings)
+                elif task.id in rough and _alike(planned, trials[task.id].settings):
+                    settle(task.id)
                     continue
-            # Its own limit is a budget like others; a shorter one is the deadline's.
-            met = isinstance(result, Solution) and result.truncated
-            record(task.id, result, cut[task.id] or (met and job.settings.time_limit != settings.time_limit))
-    for task_id, result in list(rough.items()):
-        record(task_id, result, True)
+                job = Job(task.blind, planned)
+                if trial:
+                    trials[task.id] = job
+                pool.submit(job)
+                running += 1
+            # Nothing to do, or nothing that could be done in time; workers that are to come are waited for.
+            if not running and (not queue or (deadline and (deadline.left <= 0 or pool.free))):
+                break
+            done = pool.wait(max(deadline.patience, 0.0) if deadline else None)
+            if deadline and deadline.patience <= 0 and not done:
+                break
+            for job, result in done:
+                running -= 1
+                task = originals[job.task.id]
+                if result is None and task.id not in lost:
+                    lost.add(task.id)
+                    queue.append(task)  # last, since it may cost the next worker, too
+                    continue
+                if result is None:
+                    result = Failure("its worker was lost twice; is there enough memory?", "")
+                if isinstance(result, Failure) and task.id in rough:
+                    settle(task.id)  # better than a stand-in
+                    continue
+                if deadline and isinstance(result, Solution):
+                    deadline.learn(task, job.settings, result)
+                    if trials.get(task.id) is job:
+                        rough[task.id] = result
+                        queue.appendleft(task)
+                        continue
+                # Its own limit is a budget like others; a shorter one is the deadline's.
+                met = isinstance(result, Solution) and result.truncated
+                record(task.id, result, cut[task.id] or (met and job.settings.time_limit != settings.time_limit))
+    finally:
+        for task_id in list(rough):
+            settle(task_id)
 
 
 def _alike(planned: Settings, tried: Settings) -> bool:

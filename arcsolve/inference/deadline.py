@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -140,10 +141,10 @@ class Deadline:
         limit = min(limit, max((self.patience - self.cost(size, fitting[0], 0)) / ADAPT_SHARE, 1.0))
         return replace(settings, networks=fitting[0], adapt=adapt, time_limit=limit), stopped or fitting != cuts[0]
 
-    def fits(self, task: Task, settings: Settings) -> bool:
-        """Whether even the least settings would be done in time."""
-        steps = min(FLOOR_STEPS, settings.adapt.steps)
-        return self.cost(work(task, settings.adapt), 1, steps) <= self.patience
+    def largest(self, settings: Settings) -> float:
+        """The :func:`work` of the largest task that would be done in time by the least settings."""
+        unit = self.cost(1.0, 1, min(FLOOR_STEPS, settings.adapt.steps))
+        return self.patience / unit if unit else math.inf
 
     def learn(self, task: Task, settings: Settings, solution: Solution) -> None:
         """Take into account what a task took; earlier ones count ever less, the first ones having warmed up."""

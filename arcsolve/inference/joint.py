@@ -107,13 +107,14 @@ def adapt_jointly(
     return path
 
 
-def joint_solver(base: Solver, path: Path, backend: str) -> Solver:
+def joint_solver(base: Solver, path: Path, backend: str, threads: int = 0) -> Solver:
     """A solver on jointly adapted weights that starts every task from its own row.
 
     It names the weights that were adapted, and calls seen what those had seen.
 
     Args:
         base: a solver on the weights that ``path`` was adapted from.
+        threads: of the CPU, in ONNX Runtime; 0 for one on each core.
         backend: ``onnx``, for which the exported graph lies beside ``path``, or ``torch``.
 
     Raises:
@@ -127,7 +128,7 @@ def joint_solver(base: Solver, path: Path, backend: str) -> Solver:
     if backend == "torch":
         runs = TorchBackend(adapted.config, adapted.network, base.device)
     else:
-        runs = OnnxBackend(adapted, base.backend.name.partition(":")[2])
+        runs = OnnxBackend(adapted, base.backend.name.partition(":")[2], threads)
     named = replace(adapted, sha256=base.weights.sha256, seen=base.weights.seen)
     rows = dict(zip(adapted.tasks, adapted.bank, strict=True))
     return Solver(named, runs, base.device, rows=rows)

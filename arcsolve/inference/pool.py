@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import process as process_module
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -131,7 +132,7 @@ class SolverSpec:
             return solver
         from arcsolve.inference.joint import joint_solver  # which needs all of the training
 
-        return joint_solver(solver, self.adapted, self.backend)
+        return joint_solver(solver, self.adapted, self.backend, self.threads)
 
 
 def attempt(solver: Solver, job: Job) -> Solution | Failure:
@@ -294,7 +295,9 @@ class _Worker:
     def close(self) -> None:
         self.pipe.close()
         self.process.kill()
-        self.process.join(PATIENCE)  # a driver may hold it for ever
+        self.process.join(PATIENCE)
+        if self.process.is_alive():  # a driver may hold it for ever, and at exit Python would wait as long
+            process_module._children.discard(self.process)  # type: ignore[attr-defined]
 
 
 @contextmanager

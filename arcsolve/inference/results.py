@@ -23,6 +23,9 @@ from arcsolve.network.weights import Weights
 
 RESULTS = "results.jsonl"
 
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a damaged line may raise."""
+
 Made = TypeVar("Made")
 
 
@@ -125,6 +128,27 @@ def read_entries(
     return _read(path, tasks, _entry, warn, mend)
 
 
+def check_results(path: Path, tasks: TaskSet, weights_sha256: str, settings: dict[str, Any]) -> None:
+    """Refuse a results file that holds anything else than what these weights and settings made of these tasks.
+
+    Raises:
+        ArcsolveError: it does, or it cannot be read.
+    """
+    ids = {task.id for task in tasks}
+    for number, text in enumerate(whole_lines(path, mend=False), 1):
+        try:
+            value = json.loads(text)
+            same = (value["weights_sha256"], value["settings"]) == (weights_sha256, settings)
+            listed = value["id"] in ids
+        except DAMAGED:
+            continue  # told where it is read
+        if not same or not listed:
+            what = (
+                "with other weights, settings, backend or protocol" if listed else f"from other tasks than {tasks.name}"
+            )
+            raise ArcsolveError(f"{path}: line {number}: made {what}; choose another folder")
+
+
 def read_outcomes(path: Path, tasks: TaskSet, weights_sha256: str, settings: dict[str, Any]) -> dict[str, Outcome]:
     """What these weights and settings made of each task whose test outputs are known, by its id.
 
@@ -135,7 +159,10 @@ def read_outcomes(path: Path, tasks: TaskSet, weights_sha256: str, settings: dic
     def outcome(value: dict[str, Any], task: Task, where: str) -> Outcome | None:
         if not _entry(value, task, where).made_by(weights_sha256, settings):
             return None
-        return Outcome.of(task, Solution.from_json(value["solution"], where))
+        solution = Solution.from_json(value["solution"], where)
+        if not all(isinstance(solution.seconds[name], int | float) for name in ("sample", *solution.seconds)):
+            raise TypeError("seconds are no numbers")
+        return Outcome.of(task, solution)
 
     found = _read(path, tasks, lambda value, task, where: (task.id, outcome(value, task, where)))
     return {task_id: one for task_id, one in found if one is not None}
@@ -162,7 +189,7 @@ def _read(
             (current if matches else changed).add(task.id)
             if matches:
                 yield made_of(value, task, where)
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, FormatError) as error:
+        except (*DAMAGED, FormatError) as error:
             warn(f"{where}: not a result, left out ({type(error).__name__}: {one_line(str(error)[:200])})")
     for task_id in sorted(changed - current):
         warn(f"{task_id}: the task has changed since it was solved")
