@@ -302,9 +302,8 @@ class _Worker:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C until later here, and for good in a process that is started meanwhile: its parent will end it.
-
-    To ignore it there is too late for its first second, which it spends importing.
+    """Keep Ctrl-C and SIGTERM until later here, where they would leave a process half started; and the former for good
+    in that process, whose parent will end it: to ignore it there is too late for its first second, spent importing.
     """
     if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
@@ -312,15 +311,18 @@ def _interrupts_held() -> Iterator[None]:
     resource_tracker.ensure_running()  # which would undo the mask, as it starts
     held: list[int] = []
     # A new process inherits the mask; but here another thread may be handed the signal.
-    handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: held.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
         if held:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(held[0])
 
 
 def _serve(pipe: Connection, spec: SolverSpec) -> None:
