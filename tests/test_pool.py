@@ -16,7 +16,8 @@ from test_batch import solution, task
 
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError
-from arcsolve.inference.pool import STARTS, Done, Failure, Job, ProcessPool, SolverSpec
+from arcsolve.inference.pool import STARTS, Done, Failure, Job, SolverSpec
+from arcsolve.inference.process_pool import ProcessPool
 from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Solution
 from arcsolve.network.weights import load_weights
@@ -129,7 +130,7 @@ def test_a_place_that_gives_no_such_worker_is_given_up_and_the_others_go_on(othe
 
 
 def test_what_hangs_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("arcsolve.inference.pool.GRACE", 0.5)
+    monkeypatch.setattr("arcsolve.inference.process_pool.GRACE", 0.5)
     pool = ProcessPool([spec()])
     try:
         pool.ready()
@@ -149,7 +150,7 @@ def test_a_solver_that_does_not_come_up_is_waited_for_as_long_as_asked(monkeypat
         assert pool.ready(0.2) is None
     finally:
         pool.close()
-    monkeypatch.setattr("arcsolve.inference.pool.START_SECONDS", 0.1)
+    monkeypatch.setattr("arcsolve.inference.process_pool.START_SECONDS", 0.1)
     pool = ProcessPool([spec("sleeps")])
     try:
         with pytest.raises(ArcsolveError, match="a worker process hangs as it started"):
@@ -186,7 +187,7 @@ def test_after_a_failure_on_a_gpu_there_is_another_process() -> None:
 
 
 def test_a_process_that_cannot_be_killed_does_not_hold_the_exit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("arcsolve.inference.pool.PATIENCE", 0.2)
+    monkeypatch.setattr("arcsolve.inference.process_pool.PATIENCE", 0.2)
     pool = ProcessPool([spec("sleeps")])
     process = pool.workers[0].process
     kill = process.kill

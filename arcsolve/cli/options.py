@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from arcsolve.inference.joint import JointSettings
-    from arcsolve.inference.pool import ProcessPool
+    from arcsolve.inference.process_pool import ProcessPool
     from arcsolve.inference.settings import Settings
     from arcsolve.inference.solver import Solver
     from arcsolve.network.weights import Weights
@@ -199,7 +199,8 @@ def make_pool(weights: Weights, options: dict[str, Any], adapted: Path | None = 
 
     import torch
 
-    from arcsolve.inference.pool import ProcessPool, SolverSpec
+    from arcsolve.inference.pool import SolverSpec
+    from arcsolve.inference.process_pool import ProcessPool
 
     device: str = options["device"]
     # A GPU named by its number is the only one that is wanted.
