@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from arcsolve.arc.task import Task
     from arcsolve.cli.pace import Pace
     from arcsolve.inference.batch import Batch
-    from arcsolve.inference.evaluation import Evaluation, Figure
+    from arcsolve.inference.evaluation import Evaluation, Figure, Outcome
     from arcsolve.inference.joint import JointSettings
     from arcsolve.inference.settings import Settings
     from arcsolve.inference.solver import Solver
@@ -97,7 +97,8 @@ def evaluate(
         made_with = results.made_with(solver.backend.name, settings, chosen.protocol, together)
         results.check_results(folder / results.RESULTS, chosen.tasks, sha256, made_with)
         run = Batch(chosen.tasks, (), folder, sha256, made_with, keep_cut=False, warn=warn)
-        run.solved &= results.read_outcomes(run.results, chosen.tasks, sha256, made_with).keys()
+        outcomes = results.read_outcomes(run.results, chosen.tasks, sha256, made_with)
+        run.solved &= outcomes.keys()
         if run.todo:
             adapted = None
             if joint is not None:
@@ -107,12 +108,12 @@ def evaluate(
             ready = pool.ready()
             if ready is not None and ready[:2] != (solver.backend.name, solver.device.type):
                 raise ArcsolveError(f"a worker runs on {ready.backend}, this process on {solver.backend.name}")
-            solve_all(run, pool, settings, finished=_report(run, Pace(run, settings), lasting=output is not None))
+            report = _report(run, outcomes, Pace(run, settings), lasting=output is not None)
+            solve_all(run, pool, settings, finished=report)
             run.write_submission()
         if run.failed:
             task_id, error = next(iter(run.failed.items()))
             raise ArcsolveError(f"{len(run.failed)} tasks failed, so there is no score; {task_id}: {error}")
-        outcomes = results.read_outcomes(run.results, chosen.tasks, sha256, made_with)
         result = evaluation.summarise(chosen.tasks, outcomes)
         facts = _facts(result, chosen, solver, settings, joint, made_with)
         if output is not None:
@@ -158,31 +159,29 @@ def adapt_to_set(solver: Solver, tasks: TaskSet, joint: JointSettings, folder: P
     return path
 
 
-def _report(run: Batch, pace: Pace, *, lasting: bool) -> Callable[[Task, dict[str, Any], float], None]:
+def _report(
+    run: Batch, outcomes: dict[str, Outcome], pace: Pace, *, lasting: bool
+) -> Callable[[Task, dict[str, Any], float], None]:
     """What to do with each finished task: a line on standard error, with the score so far.
 
     Args:
+        outcomes: of the tasks that are solved already; those of the others join them.
         lasting: whether the results are kept, so that they are worth the time after a failure.
     """
     from arcsolve.inference.evaluation import Outcome
-    from arcsolve.inference.results import read_outcomes
     from arcsolve.inference.solution import Solution
 
-    done = read_outcomes(run.results, run.tasks, run.weights_sha256, run.made_with)
-    right = sum(sum(outcome.right) for outcome in done.values())
-    outputs = sum(len(outcome.right) for outcome in done.values())
     total = len(run.tasks)
     if run.solved:
         click.echo(f"{len(run.solved)} of {total} tasks are solved already", err=True)
 
     def finished(task: Task, line: dict[str, Any], size: float) -> None:
-        nonlocal right, outputs
-        said = f"failed: {line['error']}" if "error" in line else ""
-        if not said:
-            outcome = Outcome.of(task, Solution.from_json(line["solution"], task.id))
-            right += sum(outcome.right)
-            outputs += len(outcome.right)
-            said = f"{right}/{outputs} outputs right"
+        if "error" in line:
+            said = f"failed: {line['error']}"
+        else:
+            outcomes[task.id] = Outcome.of(task, Solution.from_json(line["solution"], task.id))
+            right = [hit for outcome in outcomes.values() for hit in outcome.right]
+            said = f"{sum(right)}/{len(right)} outputs right"
         click.echo(f"{len(run.solved)}/{total}  {task.id}  {said}  {pace.finished(size)}", err=True)
         if "error" in line and not lasting:
             raise ArcsolveError(f"{task.id}: {line['error']}; with -o the others would be solved all the same")

@@ -20,7 +20,7 @@ from arcsolve.arc.task import Task
 from arcsolve.inference.deadline import Deadline, work
 from arcsolve.inference.evaluation import spread
 from arcsolve.inference.pool import Failure, Job, Pool
-from arcsolve.inference.results import RESULTS, append, choose, line_of, read_entries, whole_lines
+from arcsolve.inference.results import DAMAGED, RESULTS, append, choose, line_of, read_entries, whole_lines
 from arcsolve.inference.settings import Settings
 from arcsolve.inference.solution import Solution
 
@@ -146,7 +146,7 @@ class Batch:
         told = set()
         for text in whole_lines(self.results):
             if b'"error"' in text:
-                with suppress(ValueError, KeyError, TypeError, RecursionError):  # damaged, which was told already
+                with suppress(*DAMAGED):  # which was told already
                     value = json.loads(text)
                     told.add((value["id"], value["error"]))
         lines = [{"id": one.id, "error": one.error} for one in self.unreadable if (one.id, one.error) not in told]
@@ -209,16 +209,17 @@ def solve_all(
                 task = next((task for task in queue if sizes[task.id] <= largest), None)
                 if task is None:
                     break
-                waiting = sum(sizes[other.id] for other in queue if sizes[other.id] <= largest)
-                queue.remove(task)
                 planned, cut[task.id], trial = settings, False, False
                 if deadline:
                     unknown = settings.adapt.steps > 0 and not deadline.known
                     trial = unknown and task.id not in trials and len(trials) < pool.size
-                    planned, cut[task.id] = deadline.plan(task, waiting, settings, pool.size)
                 if deadline and trial:
                     planned = deadline.trial(settings)
-                elif task.id in rough and _alike(planned, trials[task.id].settings):
+                elif deadline:
+                    waiting = sum(sizes[other.id] for other in queue if sizes[other.id] <= largest)
+                    planned, cut[task.id] = deadline.plan(task, waiting, settings, pool.size)
+                queue.remove(task)
+                if not trial and task.id in rough and _alike(planned, trials[task.id].settings):
                     settle(task.id)
                     continue
                 job = Job(task.blind, planned)

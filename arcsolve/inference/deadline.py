@@ -77,7 +77,7 @@ class Deadline:
     The settings of a task are cut where they would take more than its share, by what earlier tasks took: first nothing
     is left out of its demonstrations, then one network is refined instead of several, then for fewer steps. Steps come
     last because a refinement that time cuts short is worth far less than a shorter one that was meant to be. For the
-    same reason a worker first makes a :meth:`trial`, whose only use is what it took.
+    same reason the first tasks are tried (:meth:`trial`) for what they take.
 
     Args:
         seconds: until the deadline.
