@@ -21,6 +21,7 @@ import onnxruntime as ort
 from arcsolve.inference.backend import Inputs
 from arcsolve.inference.export import INPUTS, OUTPUTS, example_inputs
 from arcsolve.inference.onnx_backend import NETWORK, OnnxBackend
+from arcsolve.network.recursion import training_only
 from arcsolve.network.weights import load_weights, shipped_weights
 
 
@@ -57,7 +58,7 @@ def main() -> None:
     changed = {
         name: array * rng.uniform(0.9, 1.1, array.shape).astype(np.float32)
         for name, array in weights.network.items()
-        if name not in ("h0", "l0", "rotary", "hint")
+        if name not in ("h0", "l0", "rotary") and not training_only(name)
     }
     *inputs, h, l, noise = example_inputs(weights, options.batch, options.side, options.side, 0)
     fixed = Inputs(*inputs)

@@ -55,7 +55,15 @@ _OPTIONS = (
     click.option(
         "--noise",
         type=Number(0, 100),
-        help="Standard deviation of the noise in the latent state (default: what the weights were trained with).",
+        help="Standard deviation of the noise in the latent state, for weights without learned noise (default: what "
+        "they were trained with).",
+    ),
+    click.option(
+        "--temperature",
+        type=Number(0, 100),
+        default=1.0,
+        show_default=True,
+        help="Factor on the noise in the latent state; 0 for none.",
     ),
     click.option(
         "--adapt-steps",
@@ -178,6 +186,7 @@ def make_settings(options: dict[str, Any], device: str, time_limit: float | None
         samples=options["samples"],
         steps=options["steps"],
         noise=options["noise"],
+        temperature=options["temperature"],
         adapt=adapt,
         recall=options["recall"],
         leave_one_out=options["leave_one_out"],

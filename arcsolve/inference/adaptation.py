@@ -18,6 +18,7 @@ from arcsolve.arc.task import Pair
 from arcsolve.inference.backend import Array
 from arcsolve.inference.torch_backend import build_network
 from arcsolve.network.device import has_bf16
+from arcsolve.network.recursion import training_only
 from arcsolve.network.weights import Weights
 from arcsolve.shapes import canvas_size
 from arcsolve.training.objective import Losses, normal_from, objective
@@ -189,8 +190,7 @@ class Refinement:
 
     def result(self, *, truncated: bool = False) -> Adapted:
         """What was learned so far."""
-        # Hints are shown in pretraining only, so the exported graph has no such tensor.
-        parameters = ((name, tensor) for name, tensor in self.averaged.named_parameters() if name != "hint")
+        parameters = ((n, tensor) for n, tensor in self.averaged.named_parameters() if not training_only(n))
         changed = parameters if self.done > self.alone else ()
         return Adapted(
             latents=self.averaged_mean.cpu().numpy().copy(),

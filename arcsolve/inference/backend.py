@@ -56,7 +56,10 @@ class Backend(Protocol):
     """The vectors ``h0`` and ``l0`` [C] that a trajectory starts from."""
 
     def step(self, inputs: Inputs, h: Array, l: Array, noise: Array) -> Step:
-        """One supervision step; ``noise`` [B, T, C] is added to the new ``h`` and is the only source of chance."""
+        """One supervision step; ``noise`` [B, ...], shaped as the configuration says, is the only source of chance.
+
+        Learned noise comes standard normal, times a temperature; other noise is added to the new ``h`` as it is.
+        """
         ...
 
     def adapted(self, tensors: dict[str, NDArray[Any]]) -> Backend:

@@ -62,6 +62,7 @@ def export(path: Path) -> tuple[Path, float]:
     dynamic = torch.export.Dim.DYNAMIC
     batch = {0: dynamic}
     tokens = {0: dynamic, 1: dynamic}
+    noise = batch if weights.config.noise_width else tokens
     canvas = {0: dynamic, 1: dynamic, 2: dynamic}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of a missing torchvision, which nobody needs
     with warnings.catch_warnings():
@@ -71,7 +72,7 @@ def export(path: Path) -> tuple[Path, float]:
             tuple(torch.from_numpy(array) for array in example),
             input_names=INPUTS,
             output_names=OUTPUTS,
-            dynamic_shapes=(canvas, batch, batch, batch, tokens, tokens, tokens),
+            dynamic_shapes=(canvas, batch, batch, batch, tokens, tokens, noise),
             opset_version=OPSET,
             dynamo=True,
             optimize=False,  # optimising renames and folds the parameters, which must keep their names
@@ -130,13 +131,14 @@ def example_inputs(weights: Weights, batch: int, height: int, width: int, seed: 
     """Random inputs of a step, in the order of ``INPUTS``."""
     rng = np.random.default_rng(seed)
     config = weights.config
-    state = (batch, config.prefix + height * width, config.width)
+    tokens = config.prefix + height * width
+    shapes = 2 * [(batch, tokens, config.width)] + [(batch, *config.noise_shape(tokens))]
     return (
         rng.integers(0, OUTSIDE + 1, (batch, height, width)),
         rng.integers(0, 8, batch),
         np.stack([rng.permutation(10) for _ in range(batch)]),
         rng.standard_normal((batch, config.latents, config.width), dtype=np.float32),
-        *(rng.standard_normal(state, dtype=np.float32) for _ in range(3)),
+        *(rng.standard_normal(shape, dtype=np.float32) for shape in shapes),
     )
 
 

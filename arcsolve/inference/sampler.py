@@ -31,6 +31,10 @@ class Samples:
             answer for when all trajectories agree.
         steps: the leading candidate's way there, one entry for each supervision step that ran.
         trajectories: how many were asked for; ``grids`` holds fewer where a time limit cut in.
+        numbers: integers [trajectories], each one's own: the view's number times the samples in a view, plus its own in it.
+        paths: of each trajectory the grids decoded after each step; one that settled held its last grid from there on.
+        changes: float64 [trajectories], how much ``h`` changed in the last step that ran: root mean square, in a state
+            whose own is about 1.
     """
 
     grids: tuple[Grid, ...]
@@ -38,6 +42,9 @@ class Samples:
     runners_up: tuple[Grid, ...]
     steps: tuple[LatentStep, ...]
     trajectories: int
+    numbers: NDArray[np.int64]
+    paths: tuple[tuple[Grid, ...], ...]
+    changes: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,13 @@ class _Trajectory:
 
 @dataclass(eq=False)
 class _Trace:
-    """Decoded grids and confidences of one trajectory by step, and the last step's runner-up."""
+    """Decoded grids and confidences of one trajectory by step, and the last step's runner-up and change of ``h``."""
 
+    number: int
     grids: list[Grid]
     confidences: list[float]
     runner_up: Grid
+    change: float = 0.0
 
     @property
     def settled(self) -> bool:
@@ -89,7 +98,7 @@ def sample(
         canvas: height and width before the view.
         samples: trajectories in each view, ``K``.
         steps: supervision steps, ``N``.
-        noise: standard deviation of the noise in ``h``; 0 for none.
+        noise: temperature of the learned noise, or standard deviation of the noise in ``h``; 0 for none.
         plausible: says which candidates rank last; see :func:`~arcsolve.inference.voting.plausible`.
         out_of_time: asked before each batch but the first; what is left is then skipped.
         progress: called after each batch with (trajectories done, of, the leading steps, candidates so far).
@@ -109,6 +118,9 @@ def sample(
         runners_up=tuple(trace.runner_up for trace in traces),
         steps=_leading(traces, plausible),
         trajectories=len(plan),
+        numbers=np.array([trace.number for trace in traces]),
+        paths=tuple(tuple(trace.grids) for trace in traces),
+        changes=np.array([trace.change for trace in traces]),
     )
 
 
@@ -144,20 +156,24 @@ def _run(
         colours=np.array([view.colours for view in views]),
         latents=np.repeat(latents[None], len(batch), axis=0),
     )
-    shape = (height * width + backend.config.prefix, backend.config.width)
+    config = backend.config
+    tokens = height * width + config.prefix
+    shape, noise_shape = (tokens, config.width), config.noise_shape(tokens)
     chance = [np.random.default_rng((seed, trajectory.number)) for trajectory in batch]
 
-    def normal() -> Array:
+    def normal(shape: tuple[int, int]) -> Array:
         return np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in chance])
 
-    still = np.zeros((len(batch), *shape), dtype=np.float32)
-    h, l = (np.broadcast_to(vector, still.shape).astype(np.float32) for vector in backend.start)
-    if backend.config.random_start:
-        h = normal()
+    still = np.zeros((len(batch), *noise_shape), dtype=np.float32)
+    h, l = (np.broadcast_to(vector, (len(batch), *shape)).astype(np.float32) for vector in backend.start)
+    if config.random_start:
+        h = normal(shape)
     shifts = np.array([view.shift for view in views])
-    traces = [_Trace([], [], test_input) for _ in batch]
+    traces = [_Trace(trajectory.number, [], [], test_input) for trajectory in batch]
     for _ in range(steps):
-        h, l, logits, halting = backend.step(inputs, h, l, noise * normal() if noise else still)
+        before = h
+        h, l, logits, halting = backend.step(inputs, h, l, noise * normal(noise_shape) if noise else still)
+        changes = np.sqrt(np.square(h - before).mean((1, 2), dtype=np.float64))
         seen = decode(logits, shifts)
         # Logits that are not numbers give an answer all the same, which deserves none.
         confidences = np.nan_to_num(_confidence(backend, logits, halting), nan=0.0)
@@ -165,6 +181,7 @@ def _run(
             if not trace.settled:
                 trace.grids.append(views[i].invert(seen[i]))
                 trace.confidences.append(float(confidences[i]))
+                trace.change = float(changes[i])
                 trace.runner_up = views[i].invert(_runner_up(logits[i], seen[i], views[i].shift))
         if all(trace.settled for trace in traces):
             break

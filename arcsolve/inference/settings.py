@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from arcsolve.errors import ArcsolveError
 from arcsolve.inference.adaptation import AdaptSettings
 from arcsolve.inference.solution import Candidate, LatentStep
 from arcsolve.network.config import NetworkConfig
@@ -20,7 +21,9 @@ class Settings:
         views: ``V``, views of each test input.
         samples: ``K``, trajectories in each view.
         steps: ``N``, supervision steps; ``None`` for as many as the weights were trained for.
-        noise: standard deviation of the noise in ``h``; ``None`` for what the weights were trained with.
+        noise: standard deviation of the noise in ``h``, for weights without learned noise; ``None`` for what they were
+            trained with.
+        temperature: factor on the noise, learned or not; 0 for none.
         adapt: how to adapt.
         recall: whether to start from the trained latents that explain the demonstrations best, or from their mean.
         leave_one_out: demonstrations to leave out in turn at the most, fewer or none on large canvases, to see if they
@@ -35,6 +38,7 @@ class Settings:
     samples: int = 2
     steps: int | None = None
     noise: float | None = None
+    temperature: float = 1.0
     adapt: AdaptSettings = field(default_factory=AdaptSettings)
     recall: bool = True
     leave_one_out: int = 3
@@ -49,8 +53,16 @@ class Settings:
         return self.networks if self.adapt.steps else 1
 
     def noise_of(self, network: NetworkConfig) -> float:
-        """Standard deviation of the noise in ``h`` that a solve of this network uses."""
-        return network.noise if self.noise is None else self.noise
+        """Factor on the standard normal noise that a solve of this network uses; see the sampler.
+
+        Raises:
+            ArcsolveError: ``noise`` is set and the network's noise is learned.
+        """
+        if network.noise_width:
+            if self.noise is not None:
+                raise ArcsolveError("these weights have learned their noise, whose size is set by --temperature")
+            return self.temperature
+        return self.temperature * (network.noise if self.noise is None else self.noise)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from arcsolve.arc.grid import COLOURS
 from arcsolve.canvas import CLASSES
 from arcsolve.network.block import Block, grid_angles, rms_norm, rotary_table
 from arcsolve.network.config import NetworkConfig
+from arcsolve.network.latents import StochasticTransition
 from arcsolve.views import DIHEDRALS
 
 
@@ -53,7 +54,7 @@ class RecursiveNetwork(nn.Module):
         self.colour = nn.Parameter(torch.randn(CLASSES, width))
         self.slot = nn.Parameter(torch.randn(COLOURS, width))
         self.dihedral = nn.Parameter(torch.randn(DIHEDRALS, width))
-        # Both start as if they were not there, so weights that were trained without them can go on with them.
+        # These start as if they were not there, so weights that were trained without them can go on with them.
         self.hint = nn.Parameter(torch.zeros(CLASSES, width)) if config.hints else None
         self.copy = nn.Parameter(torch.zeros(1)) if config.copy else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -62,17 +63,16 @@ class RecursiveNetwork(nn.Module):
         self.register_buffer("h0", torch.randn(width))
         self.register_buffer("l0", torch.randn(width))
         self.register_buffer("rotary", rotary_table(width // config.heads))
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
-            elif isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.1)
+        _initialise(self)
         # Confidence starts at 1%: a net that knows nothing should not claim even odds.
         nn.init.zeros_(self.halt.weight)
         nn.init.constant_(self.halt.bias, -5.0)
+        # Last, so that equal seeds give equal networks with and without it.
+        self.transition = None
+        if config.noise_width:
+            self.transition = StochasticTransition(config)
+            _initialise(self.transition)
+            self.transition.reset()
 
     def embed(
         self,
@@ -112,6 +112,21 @@ class RecursiveNetwork(nn.Module):
         h = self.h0.expand(shape) if noise is None else noise
         return State(h, self.l0.expand(shape))
 
+    def angles(self, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rotary positions, each [T, C / heads / 2]."""
+        angles = grid_angles(self.rotary, height, width, self.config.prefix)
+        return angles.cos().type_as(x), angles.sin().type_as(x)
+
+    def guide(self, x: Tensor, state: State, noise: Tensor, target: Tensor, guided: Tensor) -> tuple[State, Tensor]:
+        """A transition that may look at the output, to be followed by :meth:`step` without noise; training only.
+
+        See :meth:`~arcsolve.network.latents.StochasticTransition.guide`.
+        """
+        assert self.transition is not None
+        cos, sin = self.angles(x, *target.shape[1:])
+        h, kl = self.transition.guide(x, state.h, noise, target, guided, cos, sin)
+        return State(h, state.l), kl
+
     def _function(self, x: Tensor, cos: Tensor, sin: Tensor, height: int, width: int) -> Tensor:
         for block in self.blocks:
             x = block(x, cos, sin, height, width)
@@ -130,22 +145,42 @@ class RecursiveNetwork(nn.Module):
 
         Args:
             x: [B, T, C] from :meth:`embed`.
-            noise: [B, T, C], added to the new ``h`` as it is; the caller damps it (EqR). ``None`` for none.
+            noise: with ``config.noise_width`` [B, prefix, Z], for a transition drawn from the prior; else [B, T, C],
+                added to the new ``h`` as it is, damped by the caller (EqR). ``None`` for none.
             inner_steps: ``n``, where a depth ramp runs fewer than ``config.inner_steps``.
         """
-        angles = grid_angles(self.rotary, height, width, self.config.prefix)
-        cos, sin = angles.cos().type_as(x), angles.sin().type_as(x)
+        cos, sin = self.angles(x, height, width)
         h, l = state
+        if self.transition is not None and noise is not None:
+            h = self.transition(x, h, noise)
         for _ in range(inner_steps or self.config.inner_steps):
             l = self._function(l + h + x, cos, sin, height, width)
         h = self._function(h + l, cos, sin, height, width)
-        if noise is not None:
+        if self.transition is None and noise is not None:
             h = h + noise
         read = h if self.copy is None else h + self.copy * x
         logits = self.decode(read[:, self.config.prefix :].reshape(len(h), height, width, -1))
         # The trunk learns to solve, not to please the halting head: no gradient flows back from it.
         halting = self.halt(rms_norm(h[:, 0].detach()))[:, 0]
         return StepOutput(State(h, l), logits, halting)
+
+
+def _initialise(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+        elif isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.1)
+
+
+def starts_absent(name: str) -> bool:
+    """Whether a parameter starts as if it were not there, so that weights without it can go on with it."""
+    return name in ("copy", "hint") or name.startswith("transition.")
+
+
+def training_only(name: str) -> bool:
+    """Whether a parameter is of use to training alone, and no graph has it."""
+    return name == "hint" or name.startswith("transition.posterior.")
 
 
 class TaskLatents(nn.Module):

@@ -56,12 +56,17 @@ def widen(
     wide: dict[str, Array] = {}
     for name, tensor in network.items():
         kind = name.split(".")[-2] if "." in name else name
-        if kind in ("rotary", "copy") or name == "halt.bias":
+        if kind in ("rotary", "copy") or (kind in ("halt", "prior", "head") and tensor.ndim == 1):
             wide[name] = tensor
-        elif kind in ("colour", "slot", "dihedral", "hint", "h0", "l0"):
+        elif kind in ("colour", "slot", "dihedral", "hint", "h0", "l0", "output"):
             wide[name] = np.concatenate([tensor] * factor, axis=-1)
-        elif kind in ("decode", "halt"):
+        elif kind in ("decode", "halt", "prior", "head"):
             wide[name] = columns(tensor)
+        elif name == "transition.out.weight":
+            wide[name] = rows(tensor, 1)  # the noise keeps its width
+        elif kind == "join":
+            state, output = np.split(rows(tensor, 1), 2, axis=1)
+            wide[name] = np.concatenate([columns(state), columns(output)], axis=1)
         elif kind in ("qkv", "gate_up", "out", "down"):
             # The fused matrices hold queries, keys and values, or gate and value, one after the other.
             wide[name] = columns(rows(tensor, {"qkv": 3, "gate_up": 2}.get(kind, 1)))

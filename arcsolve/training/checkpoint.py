@@ -16,7 +16,7 @@ from arcsolve.training.trainer import Counters, Trainer
 
 STATE, PREVIOUS, WEIGHTS, LOG = "state.pt", "state.previous.pt", "weights.safetensors", "log.jsonl"
 
-_KEYS = frozenset("config pack initial counters slowed depth learned device host generator pool".split())
+_KEYS = frozenset("config pack initial counters slowed beta depth learned device host generator pool".split())
 
 
 def learned(trainer: Trainer) -> dict[str, Any]:
@@ -51,6 +51,7 @@ def save(trainer: Trainer, folder: Path) -> None:
         "initial": trainer.initial.sha256 if trainer.initial else None,
         "counters": asdict(trainer.counters),
         "slowed": trainer.slowed,
+        "beta": trainer.beta,
         "depth": trainer.depth,
         "learned": learned(trainer),
         "device": trainer.device.type,
@@ -100,7 +101,7 @@ def load(trainer: Trainer, folder: Path, warn: Callable[[str], None] = lambda li
     if state["initial"] != (trainer.initial.sha256 if trainer.initial else None):
         raise ArcsolveError(f"{path}: started from other weights; use a new folder")
     trainer.counters = Counters(**state["counters"])
-    trainer.slowed, trainer.depth = state["slowed"], tuple(state["depth"])
+    trainer.slowed, trainer.beta, trainer.depth = state["slowed"], state["beta"], tuple(state["depth"])
     set_learned(trainer, state["learned"])
     trainer.pool = state["pool"]
     trainer.host.set_state(state["host"].cpu())

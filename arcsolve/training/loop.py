@@ -17,10 +17,16 @@ from torch import Tensor
 
 from arcsolve.errors import ArcsolveError
 from arcsolve.training import checkpoint
-from arcsolve.training.trainer import Counters, Trainer
+from arcsolve.training.trainer import Counters, Learned, Trainer
 
 SPIKE = 0.5
 """Nats a cell over the median of the lines before, in the same stage of the ramps, that count as a spike."""
+
+GAP = 0.02
+"""How much more often the posterior may lead to a right output than the prior, before the KL's weight rises."""
+
+BETA_STEP, BETA_RANGE = 1.05, (0.1, 10.0)
+"""Factor on the KL's weight from line to line of the log, and where it stays."""
 
 ROLLBACKS = 6
 """Rollbacks after which a run gives up: the rates are then a sixty-fourth of what they were."""
@@ -46,12 +52,32 @@ class Budget:
 
 @dataclass
 class _Window:
-    """Running figures since the last line of the log."""
+    """Running figures since the last line of the log.
+
+    Sums stay on the device until a line is due: reading them would make the host wait for it.
+    """
 
     nats: Tensor | float = 0.0
     exact: Tensor | float = 0.0
     samples: int = 0
+    kl: Tensor | float = 0.0
+    guided: Tensor | float = 0.0
+    guided_exact: Tensor | float = 0.0
+    prior_exact: Tensor | float = 0.0
+    noisy: int = 0
     started: float = field(default_factory=time.monotonic)
+
+    def add(self, learned: Learned) -> None:
+        """An update's presentations."""
+        self.nats += learned.nats.sum()
+        self.exact += learned.exact.sum()
+        self.samples += len(learned.nats)
+        if learned.guided is not None:
+            self.kl += learned.kl.sum()
+            self.guided += learned.guided.sum()
+            self.guided_exact += (learned.exact & learned.guided).sum()
+            self.prior_exact += (learned.exact & ~learned.guided).sum()
+            self.noisy += len(learned.nats)
 
 
 class _Watch:
@@ -142,16 +168,15 @@ def run(
         if progress >= 1 or stop:
             break
         learned = trainer.update(progress)
-        # Sums stay on the device until a line is due: reading them would make the host wait for it.
-        window.nats += learned.nats.sum()
-        window.exact += learned.exact.sum()
-        window.samples += len(learned.nats)
+        window.add(learned)
         if counters.updates // log_updates > lines:
             lines = counters.updates // log_updates
             counters.seconds = base + time.monotonic() - began
             row = _row(trainer, window, progress)
             window = _Window()
             good = watch.healthy(row)
+            if good and "exact_prior" in row:
+                trainer.beta = next_beta(trainer.beta, row["exact_posterior"] - row["exact_prior"])
             if not good:
                 watch.roll_back(row)
                 warn(
@@ -181,6 +206,16 @@ def _row(trainer: Trainer, window: _Window, progress: float) -> dict[str, Any]:
     world, counters = trainer.world, trainer.counters
     inner, steps = trainer.depth
     nats, exact = world.mean([float(window.nats) / window.samples, float(window.exact) / window.samples])
+    noise = {}
+    if window.noisy:
+        sums = (window.kl, window.guided, window.guided_exact, window.prior_exact)
+        kl, guided, posterior, prior = world.mean([float(one) for one in sums])
+        noise = {
+            "kl": round(kl / max(guided, 1), 4),
+            "exact_posterior": round(posterior / max(guided, 1), 4),
+            "exact_prior": round(prior / max(window.noisy - guided, 1), 4),
+            "beta": round(trainer.beta, 4),
+        }
     return {
         "update": counters.updates,
         "presentations": counters.presentations,
@@ -192,7 +227,17 @@ def _row(trainer: Trainer, window: _Window, progress: float) -> dict[str, Any]:
         "views": trainer.config.stage(progress),
         "inner_steps": inner,
         "steps": steps,
+        **noise,
     }
+
+
+def next_beta(beta: float, gap: float) -> float:
+    """The KL's next weight, by how much more often the posterior leads to a right output than the prior does.
+
+    A posterior that tells the network what the prior cannot is costlier next time; one that tells no more than that may
+    tell more. Steps are small, since the gap of one line of the log is noisy.
+    """
+    return min(BETA_RANGE[1], max(BETA_RANGE[0], beta * BETA_STEP ** (1 if gap > GAP else -1)))
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,16 @@ Normal = Callable[[tuple[int, ...]], Tensor]
 
 
 class Losses(NamedTuple):
-    """``total`` is what to minimise; ``nats`` [B], ``exact`` [B] and ``state`` are the last step's."""
+    """``total`` is what to minimise; ``nats`` [B], ``exact`` [B] and ``state`` are the last step's.
+
+    ``kl`` [B] is that of the learned noise in nats, summed over the steps; 0 without it, and where it came from the prior.
+    """
 
     total: Tensor
     nats: Tensor
     exact: Tensor
     state: State
+    kl: Tensor
 
 
 def normal_from(generator: torch.Generator | None, device: torch.device) -> Normal:
@@ -42,16 +46,28 @@ def objective(
     normal: Normal,
     inner_steps: int | None = None,
     state: State | None = None,
+    first: int = 0,
+    beta: float = 1.0,
+    still: bool = False,
 ) -> Losses:
     """Run ``steps`` supervision steps and average their losses; the state is detached between them (TRM, section 4).
 
     Cross-entropy is averaged over a sample's cells and then over samples, so a large canvas counts as one puzzle. The
-    halting head learns whether the decoded grid is right, by binary cross-entropy.
+    halting head learns whether the decoded grid is right, by binary cross-entropy; right is any output that the batch
+    knows for this input.
+
+    Learned noise (GRAM, 2605.19376) is drawn from the posterior from transition ``batch.commit`` on, which costs
+    ``beta`` times its KL to the prior, per cell as the cross-entropy is: at 1 the two are the evidence lower bound. Before
+    that, and in batches that do not say, it is drawn from the prior, as at inference. The halting head learns from those
+    alone.
 
     Args:
         latents: [B, P, C], the samples' rows.
         normal: draws ``h0`` and the noise where the configuration has them.
         state: where to go on from; by default the start.
+        first: the number of the first step, where a state is given.
+        beta: weight of the KL.
+        still: leave learned noise out, as if the network had none.
     """
     config = network.config
     count, height, width = batch.cells.shape
@@ -60,17 +76,34 @@ def objective(
     if state is None:
         state = network.start(count, x.shape[1], normal(tuple(x.shape)) if config.random_start else None)
     losses = []
-    for _ in range(steps):
-        noise = config.noise * normal(tuple(x.shape)) if config.noise else None
-        state, logits, halting = network.step(x, state.detach(), height, width, noise, inner_steps)
+    divergence = torch.zeros(count, device=x.device)
+    for step in range(first, first + steps):
+        state, noise, prior = state.detach(), None, None
+        if config.noise_width and not still:
+            noise = normal((count, *config.noise_shape(x.shape[1])))
+            if batch.commit is not None:
+                prior = step < batch.commit
+                state, kl = network.guide(x, state, noise, batch.target, ~prior)
+                noise, divergence = None, divergence + kl
+        elif config.noise:
+            noise = config.noise * normal(tuple(x.shape))
+        state, logits, halting = network.step(x, state, height, width, noise, inner_steps)
         cells = F.cross_entropy(logits.float().reshape(-1, CLASSES), batch.target.reshape(-1), reduction="none")
         nats = cells.view(count, -1).mean(1)
-        exact = (logits.argmax(-1) == batch.target).flatten(1).all(1)
+        exact = is_right(logits.argmax(-1), batch)
         loss = nats.mean()
         if config.halting:
-            loss = loss + HALTING_WEIGHT * F.binary_cross_entropy_with_logits(halting.float(), exact.float())
+            judged = F.binary_cross_entropy_with_logits(halting.float(), exact.float(), reduction="none")
+            loss = loss + HALTING_WEIGHT * (judged if prior is None else judged * prior).mean()
         losses.append(loss)
-    return Losses(torch.stack(losses).mean(), nats.detach(), exact, state.detach())
+    total = torch.stack(losses).mean() + beta * divergence.mean() / (steps * height * width)
+    return Losses(total, nats.detach(), exact, state.detach(), divergence.detach())
+
+
+def is_right(decoded: Tensor, batch: Batch) -> Tensor:
+    """Whether classes [B, H, W] are an output that the batch knows for their input: booleans [B]."""
+    known = batch.target[:, None] if batch.others is None else batch.others
+    return (decoded[:, None] == known).flatten(2).all(2).any(1)
 
 
 class Objective(nn.Module):
@@ -88,14 +121,12 @@ class Objective(nn.Module):
         self.noise = noise
         self.kl = kl
 
-    def forward(self, batch: Batch, steps: int, inner_steps: int, normal: Normal, state: State | None = None) -> Losses:
-        """See :func:`objective`."""
+    def forward(self, batch: Batch, steps: int, inner_steps: int, normal: Normal, **how: Any) -> Losses:
+        """See :func:`objective`, where ``how`` goes."""
         rows = latents = self.bank(batch.task)
         if self.noise:
             latents = rows + self.noise * normal(tuple(rows.shape))
-        losses = objective(
-            self.network, latents, batch, steps=steps, normal=normal, inner_steps=inner_steps, state=state
-        )
+        losses = objective(self.network, latents, batch, steps=steps, normal=normal, inner_steps=inner_steps, **how)
         if self.kl:
             losses = losses._replace(total=losses.total + self.kl * rows.square().mean() / 2)
         return losses

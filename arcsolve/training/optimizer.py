@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.optim import AdamW, Muon, Optimizer
 
+from arcsolve.network.block import Block
 from arcsolve.network.recursion import RecursiveNetwork, TaskLatents
 from arcsolve.training.presets import TrainConfig
 
@@ -14,7 +15,9 @@ def optimizers(network: RecursiveNetwork, bank: TaskLatents, config: TrainConfig
 
     Every group keeps its full rate under ``base``, from which :func:`set_rate` sets the current one.
     """
-    matrices = [p for n, p in network.named_parameters() if p.ndim == 2 and n.startswith("blocks.")]
+    matrices = [
+        p for module in network.modules() if isinstance(module, Block) for p in module.parameters() if p.ndim == 2
+    ]
     embeddings = [network.colour, network.slot, network.dihedral]
     chosen = {id(p) for p in matrices + embeddings}
     others = [p for p in network.parameters() if id(p) not in chosen]

@@ -34,6 +34,10 @@ class Batch(NamedTuple):
         colours: integers [B, 10].
         task: integers [B], rows of the bank.
         shown: booleans [B, H, W], cells whose target the network may see as a hint; ``None`` for no hints.
+        others: integers [B, K, H, W], every output that the pack knows for the same input of the same task, the target
+            among them, some of them repeated; ``None`` where no input has several.
+        commit: integers [B], the transition from which learned noise is drawn from the posterior, numbered from 0; not
+            before the last step: never. ``None`` for never.
     """
 
     cells: Tensor
@@ -42,6 +46,8 @@ class Batch(NamedTuple):
     colours: Tensor
     task: Tensor
     shown: Tensor | None = None
+    others: Tensor | None = None
+    commit: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +72,8 @@ class PairStore:
         self.input_at = offsets.to(device)
         self.output_at = (offsets + sizes[:, 0] * sizes[:, 1]).to(device)
         self.task = torch.from_numpy(pack.task.astype(np.int64)).to(device)
+        others = _others(pack)
+        self.others = None if others is None else torch.from_numpy(others).to(device)
 
     def batch(self, pairs: Tensor, view: ViewDraw, height: int, width: int, shift: Tensor) -> Batch:
         """Gather pairs in views.
@@ -83,12 +91,21 @@ class PairStore:
         free = torch.tensor([height, width], device=self.device) - canvas
         corner = (shift * (free + 1)).long().clamp(max=free)
         arguments = (view, corner, height, width)
+        others = None
+        if self.others is not None:
+            among = self.others[pairs]
+            count = among.shape[1]
+            repeated = (t.repeat_interleave(count, dim=0) for t in (sizes[:, 2:], *view, corner))
+            size, dihedral, colours, at = repeated
+            flat = self._gather(self.output_at[among.flatten()], size, ViewDraw(dihedral, colours), at, height, width)
+            others = flat.view(len(pairs), count, height, width)
         return Batch(
             cells=self._gather(self.input_at[pairs], sizes[:, :2], *arguments),
             target=self._gather(self.output_at[pairs], sizes[:, 2:], *arguments),
             dihedral=view.dihedral,
             colours=view.colours,
             task=self.task[pairs],
+            others=others,
         )
 
     def _gather(self, at: Tensor, size: Tensor, view: ViewDraw, corner: Tensor, height: int, width: int) -> Tensor:
@@ -135,6 +152,29 @@ def random_colours(count: int, generator: torch.Generator) -> Tensor:
     keys = torch.rand(count, COLOURS - 1, generator=generator, device=generator.device)
     zero = torch.zeros(count, 1, dtype=torch.long, device=generator.device)
     return torch.cat([zero, keys.argsort(dim=1) + 1], dim=1)
+
+
+def _others(pack: Pack) -> NDArray[np.int64] | None:
+    """For each pair one of each output, of its size, that its task has for its input, itself first: integers [N, K].
+
+    Rows are filled up with the pair itself. ``None`` where no input comes with several outputs.
+    """
+    groups: dict[tuple[int, bytes, bytes], dict[bytes, int]] = {}
+    keys = []
+    for i, (height, width, rows, columns) in enumerate(pack.sizes.astype(int)):
+        at, middle = int(pack.offsets[i]), int(pack.offsets[i]) + height * width
+        output = pack.cells[middle : middle + rows * columns].tobytes()
+        key = (int(pack.task[i]), pack.sizes[i].tobytes(), pack.cells[at:middle].tobytes())
+        groups.setdefault(key, {}).setdefault(output, i)
+        keys.append((key, output))
+    most = max(map(len, groups.values()), default=1)
+    if most == 1:
+        return None
+    others = np.repeat(np.arange(len(pack))[:, None], most, axis=1)
+    for i, (key, own) in enumerate(keys):
+        different = [j for output, j in groups[key].items() if output != own]
+        others[i, 1 : 1 + len(different)] = different
+    return others
 
 
 class BatchSampler:

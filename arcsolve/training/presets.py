@@ -33,6 +33,12 @@ class TrainConfig:
         latent_noise: standard deviation of noise on a task's latents, drawn for each presentation: variational latents
             of a fixed width, whose KL to N(0, I) is half their square.
         latent_kl: weight of that KL, in nats for each of a task's latent channels.
+        prior_share: with learned noise, share of presentations whose every transition is drawn from the prior, as at
+            inference; the others follow the posterior.
+        prior_first: of those others, the share whose first transitions, a random number of them, come from the prior.
+        beta: weight of the learned noise's KL at first, where 1 makes the loss the evidence lower bound; it then follows
+            the gap between right answers with the posterior and with the prior.
+        noise_from: share of the budget before which learned noise is left out.
         reset: meta-adaptation cycles: (every so many updates, share of the tasks): their rows start anew at the mean,
             so that the network must stay one to which a new task can be fitted; none in the last ``decay`` of a run.
         muon_rate: learning rate of the matrices.
@@ -65,6 +71,10 @@ class TrainConfig:
     hint_share: float = 0.0
     latent_noise: float = 0.0
     latent_kl: float = 0.0
+    prior_share: float = 0.25
+    prior_first: float = 0.0
+    beta: float = 1.0
+    noise_from: float = 0.0
     reset: tuple[int, float] | None = None
     optimizer: str = "muon"
     muon_rate: float = 1e-3

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from arcsolve.arc.grid import COLOURS
 from arcsolve.errors import ArcsolveError
+from arcsolve.network.block import Block
 from arcsolve.network.device import can_compile, has_bf16
-from arcsolve.network.recursion import RecursiveNetwork, State, TaskLatents
+from arcsolve.network.recursion import RecursiveNetwork, State, TaskLatents, starts_absent
 from arcsolve.network.weights import BANK, NETWORK, Weights, save_weights
 from arcsolve.network.widen import widen
 from arcsolve.training.distributed import World
@@ -43,10 +44,15 @@ class Counters:
 
 
 class Learned(NamedTuple):
-    """Of an update's presentations in this process: last-step loss [B] in nats a cell, and whether exact [B]."""
+    """Of an update's presentations in this process: last-step loss [B] in nats a cell, and whether exact [B].
+
+    With learned noise also its KL [B] in nats, and whether the posterior was followed [B].
+    """
 
     nats: Tensor
     exact: Tensor
+    kl: Tensor
+    guided: Tensor | None
 
 
 class Trainer:
@@ -109,14 +115,17 @@ class Trainer:
         self.counters = Counters()
         self.slowed = 1.0  # factor on the rates after rollbacks
         self.depth = config.depth_at(0.0)
+        self.beta = config.beta
         self.bf16 = config.bf16 and has_bf16(device)
         self.compiled = config.compile and can_compile(device)
         if self.compiled:
             torch._dynamo.config.recompile_limit = SHAPES
-            for block in self.network.blocks:
-                block.compile(dynamic=False)
+            for module in self.network.modules():
+                if isinstance(module, Block):
+                    module.compile(dynamic=False)
         self.objective: nn.Module = self.world.wrap(
-            Objective(self.network, self.bank, noise=config.latent_noise, kl=config.latent_kl), config.network.halting
+            Objective(self.network, self.bank, noise=config.latent_noise, kl=config.latent_kl),
+            config.network.halting and not config.network.noise_width,
         )
 
     def _bank(self) -> TaskLatents:
@@ -140,7 +149,8 @@ class Trainer:
         batch = self.draw(progress)
         for losses in self.learn(batch):
             self.apply(progress)
-            learned = Learned(losses.nats, losses.exact)
+            guided = None if batch.commit is None else batch.commit < self.depth[1]
+            learned = Learned(losses.nats, losses.exact, losses.kl, guided)
         self.count(batch)
         if self.config.resets_at(before, self.counters.updates, progress):
             self.reset_rows()
@@ -165,7 +175,16 @@ class Trainer:
         """This process's share of the next batch."""
         self.depth = self.config.depth_at(progress)
         whole = self.sampler.draw(self.config.stage(progress), self.generator, self.host, self.pool)
+        if self.config.network.noise_width and progress >= self.config.noise_from:
+            whole = whole._replace(commit=self._commit(len(whole.cells)))
         return self.world.share_batch(whole)
+
+    def _commit(self, count: int) -> Tensor:
+        """The transition from which each of ``count`` presentations follows the posterior; one too many for never."""
+        steps = self.depth[1]
+        never, late, when = torch.rand(3, count, generator=self.generator, device=self.device)
+        first = torch.where(late < self.config.prior_first, (when * steps).long(), 0)
+        return torch.where(never < self.config.prior_share, steps, first)
 
     def learn(self, batch: Batch) -> Iterator[Losses]:
         """Forward and backward; the gradients stand at every yield, where they are to be applied."""
@@ -174,9 +193,10 @@ class Trainer:
         state: State | None = None
         normal = self.world.share_normal(normal_from(self.generator, self.device))
         precision = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
-        for _ in range(rounds):
+        how = {"beta": self.beta, "still": batch.commit is None}
+        for first in range(rounds):
             with precision:
-                losses: Losses = self.objective(batch, each, inner, normal, state)
+                losses: Losses = self.objective(batch, each, inner, normal, state=state, first=first, **how)
             losses.total.backward()  # type: ignore[no-untyped-call]
             yield losses
             state = losses.state
@@ -198,7 +218,10 @@ class Trainer:
         count *= self.world.size
         self.counters.presentations += count
         self.counters.supervision_steps += count * steps
-        self.counters.flop += 3 * count * steps * self.config.network.step_flop(height * width, inner)
+        flop = self.config.network.step_flop(height * width, inner)
+        if batch.commit is not None:
+            flop += self.config.network.posterior_flop(height * width)
+        self.counters.flop += 3 * count * steps * flop
 
     def averaged(self) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
         """Copies of the averaged network, by name as in a weights file, and of the averaged bank's rows."""
@@ -252,8 +275,7 @@ def start_from(network: RecursiveNetwork, bank: TaskLatents, ids: tuple[str, ...
     factor, rest = divmod(network.config.width, initial.config.width)
     if factor > 1 and not rest:
         _, tensors, latents = widen(initial.config, tensors, latents, factor)
-    # What starts as if it were not there may be missing.
-    absent = {name: value for name, value in network.state_dict().items() if name in ("copy", "hint")}
+    absent = {name: value for name, value in network.state_dict().items() if starts_absent(name)}
     other_sizes = f"{initial.path}: these weights have other sizes than this run's network"
     if latents.shape[1:] != bank.rows.shape[1:]:
         raise ArcsolveError(other_sizes)

@@ -1,0 +1,134 @@
+"""The stochastic transition: what enters the latent state by chance, and how chance learns (GRAM, 2605.19376)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from arcsolve.canvas import CLASSES
+from arcsolve.network.block import Block
+from arcsolve.network.config import NetworkConfig
+
+START_DEVIATION = 0.1
+LEAST_DEVIATION = 1e-3
+KL_BALANCE = 0.8
+"""Share of the KL that pulls the prior towards the posterior; the rest pulls the posterior (Dreamer v2, 2010.02193)."""
+
+
+class Gaussian(NamedTuple):
+    """A diagonal Gaussian over the noise: mean and standard deviation, each float32 [B, prefix, Z]."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def detach(self) -> Gaussian:
+        """The same distribution, through which nothing is learned."""
+        return Gaussian(self.mean.detach(), self.deviation.detach())
+
+
+def gaussian_kl(q: Gaussian, p: Gaussian) -> Tensor:
+    """KL(q || p) in nats, summed over slots and channels: [B]."""
+    spread = (q.deviation.square() + (q.mean - p.mean).square()) / p.deviation.square()
+    return (p.deviation.log() - q.deviation.log() + (spread - 1) / 2).sum((1, 2))
+
+
+def balanced_kl(q: Gaussian, p: Gaussian) -> Tensor:
+    """KL(q || p) in nats, [B], whose gradient moves the prior more than the posterior."""
+    return KL_BALANCE * gaussian_kl(q.detach(), p) + (1 - KL_BALANCE) * gaussian_kl(q, p.detach())
+
+
+class Head(nn.Linear):
+    """Reads a Gaussian off tokens; at first mean 0 and deviation 0.1, whatever the tokens."""
+
+    def __init__(self, width: int, noise_width: int) -> None:
+        super().__init__(width, 2 * noise_width)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+        share = START_DEVIATION - LEAST_DEVIATION
+        nn.init.constant_(self.bias[len(self.bias) // 2 :], math.log(share / (1 - share)))
+
+    def gaussian(self, tokens: Tensor) -> Gaussian:
+        """[B, prefix, C] -> a Gaussian over [B, prefix, Z]."""
+        mean, raw = self(tokens).float().chunk(2, dim=-1)
+        return Gaussian(mean, LEAST_DEVIATION + raw.sigmoid())
+
+
+class Posterior(nn.Module):
+    """Reads off the state and the right output which noise leads there. Training only: never exported."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.prefix = config.prefix
+        self.output = nn.Parameter(torch.randn(CLASSES, width))
+        # Side by side, not added: the two could not be told apart again.
+        self.join = nn.Linear(2 * width, width, bias=False)
+        self.block = Block(config)
+        self.head = Head(width, config.noise_width)
+
+    def forward(self, u: Tensor, target: Tensor, cos: Tensor, sin: Tensor) -> Gaussian:
+        """Tokens [B, T, C] and the output's classes [B, H, W] -> a Gaussian over [B, prefix, Z]."""
+        _, height, width = target.shape
+        seen = self.output[target].flatten(1, 2).type_as(u)
+        seen = torch.cat([seen.new_zeros(len(u), self.prefix, u.shape[-1]), seen], dim=1)
+        read = self.block(self.join(torch.cat([u, seen], dim=-1)), cos, sin, height, width)
+        return self.head.gaussian(read[:, : self.prefix])
+
+
+class StochasticTransition(nn.Module):
+    """``h <- h + W (mu + sigma eps)`` at the prefix tokens, before a supervision step works on ``h``.
+
+    GRAM adds the noise after the step. Here it is added at the prefix, from which no cell is decoded, so it comes
+    before the step that carries it to the cells: the same chain of transitions, cut elsewhere. ``W`` starts at zero, so
+    that a network trained without it goes on as it was.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.prefix = config.prefix
+        self.prior = Head(config.width, config.noise_width)
+        self.posterior = Posterior(config)
+        self.out = nn.Linear(config.noise_width, config.width, bias=False)
+
+    def reset(self) -> None:
+        """Back to the identity."""
+        self.prior.reset()
+        self.posterior.head.reset()
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor, h: Tensor, noise: Tensor) -> Tensor:
+        """``h`` after a transition drawn from the prior.
+
+        Args:
+            x, h: [B, T, C].
+            noise: [B, prefix, Z], standard normal times the temperature.
+        """
+        return self._add(h, self.prior.gaussian((x + h)[:, : self.prefix]), noise)
+
+    def guide(
+        self, x: Tensor, h: Tensor, noise: Tensor, target: Tensor, guided: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """``h`` after a transition drawn from the posterior where ``guided`` [B] says so, else from the prior.
+
+        Args:
+            target: the output's classes, integers [B, H, W].
+
+        Returns:
+            ``h`` [B, T, C] and the KL in nats [B], 0 where not guided.
+        """
+        u = x + h
+        p = self.prior.gaussian(u[:, : self.prefix])
+        q = self.posterior(u, target, cos, sin)
+        chosen = Gaussian(*(torch.where(guided[:, None, None], a, b) for a, b in zip(q, p, strict=True)))
+        return self._add(h, chosen, noise), torch.where(guided, balanced_kl(q, p), 0.0)
+
+    def _add(self, h: Tensor, gaussian: Gaussian, noise: Tensor) -> Tensor:
+        z = gaussian.mean + gaussian.deviation * noise
+        moved: Tensor = h[:, : self.prefix] + self.out(z.type_as(h))
+        return torch.cat([moved, h[:, self.prefix :]], dim=1)
