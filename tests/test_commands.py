@@ -93,7 +93,7 @@ def test_the_json_has_the_fixed_keys_on_either_backend(trained: Path, tmp_path: 
         assert set(value["demonstrations"]) == {"reproduced", "of", "best_steps", "checks"}
         assert set(value["recalled"]) == {"source", "nats", "mean_nats", "nearest"}
         assert set(value["recalled"]["nearest"][0]) == {"task", "nats"}
-        assert set(value["test"][0]) == {"attempt_1", "attempt_2", "candidates", "steps"}
+        assert set(value["test"][0]) == {"attempt_1", "attempt_2", "candidates", "steps", "trajectories"}
         assert set(value["test"][0]["candidates"][0]) == {"grid", "votes", "confidence", "plausible"}
         assert value["weights_sha256"] == load_weights(trained).sha256
         answers.append((value["test"][0]["attempt_1"], value["test"][0]["attempt_2"]))
@@ -303,3 +303,25 @@ def test_the_shipped_weights_solve_a_puzzle_on_onnx_runtime() -> None:
     value = json.loads(done.stdout)
     assert not value["seen_in_training"]
     assert np.array(value["test"][0]["attempt_1"]).ndim == 2
+
+
+@pytest.mark.parametrize("width", [50, 120])
+def test_trajectories_are_drawn_on_request(weights_file: Path, width: int) -> None:
+    command = ["solve", PUZZLE, "--weights", str(weights_file), "--views", "4", "--samples", "2", "--noise", "0.5"]
+    command += ["--adapt-steps", "2", "--networks", "1", "--leave-one-out", "0", "--steps", "3"]
+
+    def output(*options: str) -> str:
+        done = CliRunner().invoke(command_line, [*command, *options], env={"COLUMNS": str(width)})
+        assert done.exit_code == 0, done.stderr
+        return done.stdout
+
+    plain, drawn = (output(*options).splitlines() for options in ((), ("--show-trajectories",)))
+    start = drawn.index("trajectories, test 1: 8 over 3 steps")
+    seconds = plain.index("")  # they end the headline
+    assert drawn[seconds : start - 1] == plain[seconds:], "all else stays as it is"
+    assert drawn[start + 1].split() == ["rank", "step", "1", "step", "2", "step", "3"]
+    assert drawn[start + 2].startswith("1 attempt 1  ")
+    assert max(map(len, drawn)) <= width
+    values = [json.loads(output("--json", *options)) for options in ((), ("--show-trajectories",))]
+    assert values[0]["test"] == values[1]["test"]
+    assert [step["step"] for step in values[0]["test"][0]["trajectories"]] == [1, 2, 3]

@@ -26,8 +26,8 @@ from arcsolve.inference.export import INPUTS, example_inputs, export
 from arcsolve.inference.onnx_backend import OnnxBackend
 from arcsolve.inference.sampler import sample
 from arcsolve.inference.settings import Settings
-from arcsolve.inference.solution import Solution
-from arcsolve.inference.solver import Solver
+from arcsolve.inference.solution import LatentStep, Solution, TrajectoryStep
+from arcsolve.inference.solver import Solver, _answers
 from arcsolve.inference.torch_backend import TorchBackend
 from arcsolve.inference.voting import attempts, vote
 from arcsolve.network.weights import Weights, load_weights, save_weights
@@ -339,3 +339,54 @@ def test_networks_with_other_switches_are_exported_and_solve(switches: dict[str,
     assert difference < 1e-4
     solution = Solver.from_weights(path, device="cpu").solve(load_task(PUZZLE), replace(QUICK, leave_one_out=0))
     assert len(solution.test[0].candidates) >= 1
+
+
+def samples_of(*paths: str) -> sampler.Samples:
+    """What a network would have sampled that took these ways: a letter of a path stands for a grid."""
+    ways = tuple(tuple(np.full((1, 2), ord(letter) - ord("a"), dtype=np.uint8) for letter in path) for path in paths)
+    ends = tuple(way[-1] for way in ways)
+    return sampler.Samples(
+        grids=ends,
+        confidences=np.full(len(ways), 0.5),
+        runners_up=tuple(end + np.uint8(1) for end in ends),
+        steps=(LatentStep(1, ends[0], 0.5, 1.0),),
+        trajectories=len(ways),
+        numbers=np.arange(len(ways)),
+        paths=ways,
+        changes=np.zeros(len(ways)),
+    )
+
+
+def test_trajectories_are_counted_by_step_over_all_networks() -> None:
+    """One that settled early is counted where it stays, also while another network still runs."""
+    pair = Pair(np.zeros((1, 1), dtype=np.uint8), np.zeros((1, 2), dtype=np.uint8))
+    test = _answers([samples_of("bbb", "abc", "bb"), samples_of("dddd", "cdbc", "b", "cbbb")], (pair,), pair.input)
+    assert [(int(c.grid[0, 0]), c.votes) for c in test.candidates] == [(1, 4), (2, 2), (3, 1)]
+    assert test.trajectories == (
+        TrajectoryStep(1, (3, 2, 1), elsewhere=1, moved=0),  # b a b | d c b c
+        TrajectoryStep(2, (5, 0, 2), elsewhere=0, moved=3),  # b b b | d d b b
+        TrajectoryStep(3, (5, 1, 1), elsewhere=0, moved=2),  # b c b | d b b b
+        TrajectoryStep(4, (4, 2, 1), elsewhere=0, moved=1),  # b c b | d c b b
+    )
+
+
+def test_every_trajectory_is_somewhere_at_every_step(solver: Solver) -> None:
+    chance = replace(QUICK, networks=2, noise=0.5, steps=4, leave_one_out=0)
+    solution = solver.solve(load_task(PUZZLE), chance)
+    test = solution.test[0]
+    assert [step.step for step in test.trajectories] == [1, 2, 3, 4]
+    assert all(sum(step.counts) + step.elsewhere == 4 * 2 * 2 for step in test.trajectories)
+    assert test.trajectories[-1].counts == tuple(candidate.votes for candidate in test.candidates)
+    assert test.trajectories[-1].elsewhere == 0 == test.trajectories[0].moved
+    assert any(step.moved for step in test.trajectories), "noise moves an untrained network"
+    value = json.loads(json.dumps(solution.to_json()))
+    assert value["test"][0]["trajectories"][1] == {
+        "step": 2,
+        "counts": list(test.trajectories[1].counts),
+        "elsewhere": test.trajectories[1].elsewhere,
+        "moved": test.trajectories[1].moved,
+    }
+    assert Solution.from_json(value, "x").test[0].trajectories == test.trajectories
+    del value["test"][0]["trajectories"]
+    old = Solution.from_json(value, "an older version's")
+    assert old.test[0].trajectories == () and old.to_json()["test"][0]["trajectories"] == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,10 +24,12 @@ from arcsolve.inference.solution import (
     Recalled,
     Solution,
     TestSolution,
+    TrajectoryStep,
 )
 from arcsolve.render.grids import Picture, Strip, draw_grid, task_view
 from arcsolve.render.palette import COLOURS, FRAME, Style, style_for
-from arcsolve.render.solution import changes, detail_view, progress_view, solution_view
+from arcsolve.render.solution import changes, detail_view, progress_view, solution_view, trajectories_view
+from arcsolve.render.trajectories import readings
 
 COLOUR = Style(colour=True, unicode=True)
 DIGITS = Style(colour=False, unicode=True)
@@ -233,3 +237,102 @@ def test_progress_is_one_row_with_the_newest_step() -> None:
     assert len(lines) < 24
     refining = drawn(progress_view("refine", 0, 0, None, (), (), ASCII, exact=0.5))
     assert "refine" in refining[0] and "50% of the demonstrations' views" in refining[1]
+
+
+def parting(votes: list[int], steps: int, side: int = 5) -> TestSolution:
+    """Candidates with these votes, which all trajectories reach at the last step, from elsewhere and from the first."""
+    candidates = tuple(Candidate(random_grid(side, side, seed), count, 0.5) for seed, count in enumerate(votes))
+    ways = []
+    for step in range(1, steps + 1):
+        counts = [count * step // steps for count in votes]
+        ways.append(TrajectoryStep(step, tuple(counts), sum(votes) - sum(counts), 0 if step == 1 else step))
+    return TestSolution(candidates[0].grid, candidates[1].grid, candidates, (), tuple(ways))
+
+
+def counted(lines: list[str]) -> dict[str, list[int]]:
+    """The numbers of a drawn table by its rows' labels; of the heading, the steps."""
+    rows = {}
+    for line in lines:
+        if found := re.match(r"(rank(?=  )|\d( attempt \d)?(?=  )|\d+ others?|elsewhere|moved)  +(.*)", line):
+            rows[found[1]] = [int(number) for number in re.findall(r"\d+", found[3])]
+    return rows
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(("width", "steps"), [(32, [1, 16]), (50, [1, 9, 16]), (120, [1, 3, 5, 7, 9, 10, 12, 14, 16])])
+def test_all_trajectories_are_drawn_at_every_step(style: Style, width: int, steps: list[int]) -> None:
+    answers = parting([60, 30, 12, 9, 8, 7, 6, 5, 4], 16)
+    lines = drawn(trajectories_view(2, answers, style), width)
+    assert "".join(lines).startswith("trajectories, test 2: 141 over 16 steps")
+    assert max(map(len, lines)) <= width
+    assert style.unicode or all(line.isascii() for line in lines)
+    rows = counted(lines)
+    assert rows.pop("rank") == steps
+    assert rows.pop("moved") == steps[1:]
+    assert list(rows) == ["1 attempt 1", "2 attempt 2", "3", "4", "5", "6", "3 others", "elsewhere"]
+    assert np.sum(list(rows.values()), axis=0).tolist() == [141] * len(steps)
+    assert [row[-1] for row in rows.values()] == [60, 30, 12, 9, 8, 7, 15, 0]
+    pictures = " ".join(lines)
+    assert all(f"rank {rank}" in pictures for rank in range(1, 7)) and "rank 7" not in pictures
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_bars_are_proportional_and_show_a_single_trajectory(style: Style) -> None:
+    lines = drawn(trajectories_view(1, parting([50, 25, 24, 1], 1), style), 80)
+    bars = [line.split()[-1] for line in lines[2:6]]
+    if style.unicode:
+        assert bars == ["█" * 12, "█" * 6, "█████▊", "▎"]
+    else:
+        assert bars == ["#" * 12, "#" * 6, "#" * 6, "#"]
+    assert not any(line.startswith("elsewhere") for line in lines), "none was elsewhere"
+    assert lines[0].endswith("over 1 step")
+    assert not any(line.startswith("moved") for line in lines), "there was no step before"
+
+
+def test_candidates_tell_how_far_they_are_from_the_first() -> None:
+    first = random_grid(5, 5)
+    other = first.copy()
+    other[2, :2] = (other[2, :2] + 1) % 10
+    candidates = tuple(Candidate(grid, 2, 0.5) for grid in (first, other, random_grid(3, 4)))
+    answers = TestSolution(first, other, candidates, (), (TrajectoryStep(1, (2, 2, 2), 0, 0),))
+    text = " ".join(drawn(trajectories_view(1, answers, COLOUR, expected=other)))
+    found = re.findall(
+        r"rank \d(?!%)|\d cells apart|\dx\d|right|wrong", text.split("readings", 1)[1].split("at rank 3")[1]
+    )
+    assert sorted(found) == ["2 cells apart", "3x4", "5x5", "rank 1", "rank 2", "rank 3", "right", "wrong", "wrong"]
+    alone = replace(answers, candidates=candidates[:1], trajectories=(TrajectoryStep(1, (2,), 0, 0),))
+    assert "5x5" not in " ".join(drawn(trajectories_view(1, alone, COLOUR))), "there is nothing to compare it with"
+
+
+def test_a_puzzle_with_two_readings_is_called_one() -> None:
+    def told(*votes: int, implausible: int = 0) -> str | None:
+        return readings(
+            [Candidate(random_grid(2, 2), n, 0.5, i < len(votes) - implausible) for i, n in enumerate(votes)]
+        )
+
+    assert told(64) is None
+    assert told(60, 4) is None
+    assert told(51, 12, 1) is None, "12 of 64 are less than a fifth"
+    assert told(50, 13, 1) == "two readings: 78% end at rank 1, 20% at rank 2"
+    assert told(2, 2, 2, 2, 2) == "five readings: " + "20% end at rank 1" + "".join(
+        f", 20% at rank {rank}" for rank in range(2, 6)
+    )
+    assert told(1, 1, 1, 1) is None, "trajectories that agree with no other are no reading"
+    assert told(40, 24, implausible=1) is None, "what cannot be right is no reading"
+    for votes, said in (([40, 24], True), ([60, 4], False)):
+        lines = drawn(trajectories_view(1, parting(votes, 2), ASCII), 50)
+        assert any(line.startswith("two readings: 62% end at rank 1, 38% at rank 2") for line in lines) == said
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_solution_draws_its_trajectories_on_request(style: Style) -> None:
+    task, solution = example()
+    steps = (TrajectoryStep(1, (90, 40, *[0] * 9), 89, 0), TrajectoryStep(2, (150, 60, *[1] * 9), 0, 120))
+    solution = replace(solution, test=(replace(solution.test[0], trajectories=steps), solution.test[1]))
+    assert not any("trajectories" in line for line in drawn(solution_view(task, solution, style)))
+    for width in (40, 50, 120):
+        lines = drawn(solution_view(task, solution, style, trajectories=True), width)
+        assert max(map(len, lines)) <= width
+        # The second test's were not recorded.
+        assert [line for line in lines if "trajectories" in line] == ["trajectories, test 1: 219 over 2 steps"]
+        assert lines.index("trajectories, test 1: 219 over 2 steps") > lines.index("latent iterations, test 1")

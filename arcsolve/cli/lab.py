@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcsolve.cli.console import Consoles, color_option
+from arcsolve.cli.lab_samples import samples
 from arcsolve.cli.options import set_options, solver_options
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 @click.group(help="Experiments that anyone can rerun.")
 def lab() -> None:
     pass
+
+
+lab.add_command(samples)
 
 
 @lab.command(

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 @click.option(
     "-v", "--verbose", is_flag=True, help="Also tell what it started from, losses left out, and seconds by stage."
 )
+@click.option(
+    "--show-trajectories",
+    is_flag=True,
+    help="Also draw how trajectories part and which answers they reach: counts per candidate by step.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the solution as one JSON object.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Also write the JSON to this file.")
 @color_option
@@ -39,6 +44,7 @@ def solve(
     source: str,
     time_limit: float | None,
     verbose: bool,
+    show_trajectories: bool,
     as_json: bool,
     output: str | None,
     consoles: Consoles,
@@ -60,7 +66,8 @@ def solve(
     if as_json:
         click.echo(text)
     else:
-        consoles.out.print(solution_view(task, solution, style_for(consoles.out)))
+        style = style_for(consoles.out)
+        consoles.out.print(solution_view(task, solution, style, trajectories=show_trajectories))
         if verbose:
             consoles.out.print()
             consoles.out.print(detail_view(solution))

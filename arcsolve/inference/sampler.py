@@ -31,7 +31,7 @@ class Samples:
             answer for when all trajectories agree.
         steps: the leading candidate's way there, one entry for each supervision step that ran.
         trajectories: how many were asked for; ``grids`` holds fewer where a time limit cut in.
-        numbers: integers [trajectories], each one's own: the view's number times the samples in a view, plus its own in it.
+        numbers: integers [trajectories]: each one's view times the samples in a view, plus its own number in it.
         paths: of each trajectory the grids decoded after each step; one that settled held its last grid from there on.
         changes: float64 [trajectories], how much ``h`` changed in the last step that ran: root mean square, in a state
             whose own is about 1.

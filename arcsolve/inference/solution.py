@@ -44,6 +44,26 @@ class LatentStep:
 
 
 @dataclass(frozen=True)
+class TrajectoryStep:
+    """Where all trajectories of a test input stood after one supervision step.
+
+    One that settled early stands at its last grid from there on, so that at every step ``counts`` and ``elsewhere``
+    add up to the number of trajectories; at the last one ``counts`` are the votes.
+
+    Attributes:
+        step: 1-based number of the supervision step.
+        counts: [candidates], trajectories at each candidate's grid, in the candidates' order.
+        elsewhere: trajectories at grids that no trajectory ends at; 0 at the last step.
+        moved: trajectories whose grid is not the one of the step before; 0 at the first step.
+    """
+
+    step: int
+    counts: tuple[int, ...]
+    elsewhere: int
+    moved: int
+
+
+@dataclass(frozen=True)
 class Neighbour:
     """A trained task and its row's loss on the new task's demonstrations, in nats a cell."""
 
@@ -87,7 +107,14 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class TestSolution:
-    """The answers to one test input; ``candidates`` are ranked by (plausible, votes, confidence), best first."""
+    """The answers to one test input.
+
+    Attributes:
+        attempt_1, attempt_2: two distinct answers.
+        candidates: ranked by (plausible, votes, confidence), best first.
+        steps: the leading trajectory's, in order.
+        trajectories: where all of them stood, by step; empty where an older version wrote the solution.
+    """
 
     __test__ = False  # the name starts with Test, and pytest collects by name
 
@@ -95,6 +122,7 @@ class TestSolution:
     attempt_2: Grid
     candidates: tuple[Candidate, ...]
     steps: tuple[LatentStep, ...]
+    trajectories: tuple[TrajectoryStep, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +202,10 @@ class Solution:
                         }
                         for s in test.steps
                     ],
+                    "trajectories": [
+                        {"step": t.step, "counts": list(t.counts), "elsewhere": t.elsewhere, "moved": t.moved}
+                        for t in test.trajectories
+                    ],
                 }
                 for test in self.test
             ],
@@ -182,11 +214,11 @@ class Solution:
 
     @classmethod
     def from_json(cls, value: dict[str, Any], where: str) -> Solution:
-        """The inverse of :meth:`to_json`.
+        """The inverse of :meth:`to_json`; ``trajectories``, which older versions did not write, may be missing.
 
         Raises:
             FormatError: a grid is malformed; names ``where``.
-            KeyError: a key is missing.
+            KeyError: any other key is missing.
         """
         tests = []
         for i, test in enumerate(value["test"]):
@@ -204,6 +236,10 @@ class Solution:
                     steps=tuple(
                         LatentStep(s["step"], as_grid(s["grid"], f"{place}.steps"), s["confidence"], s["agreement"])
                         for s in test["steps"]
+                    ),
+                    trajectories=tuple(
+                        TrajectoryStep(t["step"], tuple(t["counts"]), t["elsewhere"], t["moved"])
+                        for t in test.get("trajectories", ())
                     ),
                 )
             )

@@ -17,6 +17,7 @@ from arcsolve.inference.adaptation import Adapted, adapt
 from arcsolve.inference.backend import Array, Backend
 from arcsolve.inference.leave_one_out import leave_one_out
 from arcsolve.inference.onnx_backend import OnnxBackend
+from arcsolve.inference.paths import count_steps
 from arcsolve.inference.recall import Recall
 from arcsolve.inference.sampler import Samples, sample
 from arcsolve.inference.settings import Clock, Listener, Progress, Settings
@@ -280,4 +281,5 @@ def _answers(samples: Sequence[Samples], demonstrations: tuple[Pair, ...], test_
     candidates = vote(finals, plausible(demonstrations, test_input))
     first, second = attempts(candidates, [grid for one in samples for grid in one.runners_up])
     agreeing = (one for one in samples if np.array_equal(one.steps[-1].grid, first))
-    return TestSolution(first, second, tuple(candidates), next(agreeing, samples[0]).steps)
+    ways = count_steps([path for one in samples for path in one.paths], candidates)
+    return TestSolution(first, second, tuple(candidates), next(agreeing, samples[0]).steps, ways)

@@ -55,7 +55,7 @@ class NetworkConfig:
         return self.latents + 1 + COLOURS
 
     def noise_shape(self, tokens: int) -> tuple[int, int]:
-        """Shape of one sample's noise in one step: learned noise is at the prefix alone, other noise as large as ``h``."""
+        """Shape of one sample's noise in one step: learned noise has the prefix alone, other noise all of ``h``."""
         return (self.prefix, self.noise_width) if self.noise_width else (tokens, self.width)
 
     def step_flop(self, cells: int, inner_steps: int | None = None) -> float:

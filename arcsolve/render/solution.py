@@ -15,6 +15,7 @@ from arcsolve.arc.task import Task
 from arcsolve.inference.solution import Candidate, LatentStep, Solution, TestSolution
 from arcsolve.render.grids import Picture, Strip, size
 from arcsolve.render.palette import Style
+from arcsolve.render.trajectories import LEADERS, readings, trajectory_table
 
 TOP_CANDIDATES = 8
 """Rows of the vote table; what is left out is counted below it."""
@@ -23,7 +24,7 @@ LIVE_CANDIDATES = 2
 """Leading candidates drawn while the solver works."""
 
 
-def solution_view(task: Task, solution: Solution, style: Style) -> RenderableType:
+def solution_view(task: Task, solution: Solution, style: Style, *, trajectories: bool = False) -> RenderableType:
     """A whole solution: the headline, then each test input with its answers, votes and latent iterations.
 
     Answers are marked right or wrong where ``task`` holds the test's output.
@@ -32,10 +33,13 @@ def solution_view(task: Task, solution: Solution, style: Style) -> RenderableTyp
         task: the task solved.
         solution: its solution, with as many ``test`` entries as the task has test pairs.
         style: colours or digits.
+        trajectories: also draw where the trajectories of each test stood, by step.
     """
     parts: list[RenderableType] = [headline(solution)]
     for number, (pair, answers) in enumerate(zip(task.test, solution.test, strict=True), 1):
         parts += [Text(), test_view(number, pair.input, answers, style, expected=pair.output)]
+        if trajectories and answers.trajectories:
+            parts += [Text(), trajectories_view(number, answers, style, expected=pair.output)]
     return Group(*parts)
 
 
@@ -81,6 +85,31 @@ def test_view(
 
 
 test_view.__test__ = False  # type: ignore[attr-defined]  # pytest collects by name
+
+
+def trajectories_view(
+    number: int, answers: TestSolution, style: Style, *, expected: Grid | None = None
+) -> RenderableType:
+    """How trajectories part: counts by step, the readings where there are several, and the leading candidates.
+
+    Args:
+        number: 1-based number of the test.
+        answers: what the solver found, with at least one step of ``trajectories``.
+        style: colours or digits.
+        expected: the test's output where it is known; candidates are then marked right or wrong.
+    """
+    total, steps = sum(candidate.votes for candidate in answers.candidates), len(answers.trajectories)
+    heading = f"trajectories, test {number}: {total} over {steps} step{'' if steps == 1 else 's'}"
+    parts: list[RenderableType] = [Text(heading, "bold"), trajectory_table(answers, style)]
+    if told := readings(answers.candidates):
+        parts.append(Text(told, "bold"))
+    if len(answers.candidates) > 1:
+        pictures = [
+            _candidate(rank, candidate, answers, expected)
+            for rank, candidate in enumerate(answers.candidates[:LEADERS], 1)
+        ]
+        parts += [Text(), Strip([[picture] for picture in pictures], style)]
+    return Group(*parts)
 
 
 def progress_view(
@@ -141,12 +170,16 @@ def detail_view(solution: Solution) -> RenderableType:
     return Text("\n".join(lines))
 
 
-def changes(before: Grid, after: Grid) -> str:
-    """What changed between two grids: ``unchanged``, ``12 cells changed``, or the sizes where those differ."""
+def changes(before: Grid, after: Grid, what: str = "changed") -> str:
+    """What changed between two grids: ``unchanged``, ``12 cells changed``, or the former size where it differs.
+
+    Args:
+        what: what to say of cells that differ.
+    """
     if before.shape != after.shape:
         return f"was {size(before)}"
     count = int(np.count_nonzero(before != after))
-    return "unchanged" if not count else f"{count} cell{'s' if count > 1 else ''} changed"
+    return "unchanged" if not count else f"{count} cell{'s' if count > 1 else ''} {what}"
 
 
 def _answer(name: str, grid: Grid, answers: TestSolution, expected: Grid | None) -> Picture:
@@ -157,6 +190,17 @@ def _answer(name: str, grid: Grid, answers: TestSolution, expected: Grid | None)
     if expected is not None:
         title.append(_verdict(grid, expected))
     return Picture(grid, tuple(title))
+
+
+def _candidate(rank: int, candidate: Candidate, answers: TestSolution, expected: Grid | None) -> Picture:
+    """A candidate's picture; any but the first tells how far apart from that it is, or its size where that differs."""
+    first = answers.candidates[0].grid
+    same = rank > 1 and candidate.grid.shape == first.shape
+    title: list[str | Text] = [Text(f"rank {rank}", "bold"), _votes(candidate.votes)]
+    title.append(changes(first, candidate.grid, "apart") if same else size(candidate.grid))
+    if expected is not None:
+        title.append(_verdict(candidate.grid, expected))
+    return Picture(candidate.grid, tuple(title))
 
 
 def _verdict(grid: Grid, expected: Grid) -> Text:

@@ -22,7 +22,7 @@ Normal = Callable[[tuple[int, ...]], Tensor]
 class Losses(NamedTuple):
     """``total`` is what to minimise; ``nats`` [B], ``exact`` [B] and ``state`` are the last step's.
 
-    ``kl`` [B] is that of the learned noise in nats, summed over the steps; 0 without it, and where it came from the prior.
+    ``kl`` [B] is that of the learned noise in nats, summed over the steps; 0 without it, and where the prior drew it.
     """
 
     total: Tensor
@@ -57,9 +57,9 @@ def objective(
     knows for this input.
 
     Learned noise (GRAM, 2605.19376) is drawn from the posterior from transition ``batch.commit`` on, which costs
-    ``beta`` times its KL to the prior, per cell as the cross-entropy is: at 1 the two are the evidence lower bound. Before
-    that, and in batches that do not say, it is drawn from the prior, as at inference. The halting head learns from those
-    alone.
+    ``beta`` times its KL to the prior, per cell as the cross-entropy is: at 1 the two are the evidence lower bound.
+    Before that, and in batches that do not say, it is drawn from the prior, as at inference. The halting head learns
+    from those alone.
 
     Args:
         latents: [B, P, C], the samples' rows.

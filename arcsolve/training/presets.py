@@ -36,8 +36,8 @@ class TrainConfig:
         prior_share: with learned noise, share of presentations whose every transition is drawn from the prior, as at
             inference; the others follow the posterior.
         prior_first: of those others, the share whose first transitions, a random number of them, come from the prior.
-        beta: weight of the learned noise's KL at first, where 1 makes the loss the evidence lower bound; it then follows
-            the gap between right answers with the posterior and with the prior.
+        beta: weight of the learned noise's KL at first, where 1 makes the loss the evidence lower bound; it then
+            follows the gap between right answers with the posterior and with the prior.
         noise_from: share of the budget before which learned noise is left out.
         reset: meta-adaptation cycles: (every so many updates, share of the tasks): their rows start anew at the mean,
             so that the network must stay one to which a new task can be fitted; none in the last ``decay`` of a run.
