@@ -11,6 +11,7 @@ import click
 
 from arcsolve.cli.console import Consoles, color_option
 from arcsolve.cli.lab_samples import samples
+from arcsolve.cli.lab_width import width
 from arcsolve.cli.options import set_options, solver_options
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def lab() -> None:
 
 
 lab.add_command(samples)
+lab.add_command(width)
 
 
 @lab.command(

@@ -7,7 +7,7 @@ the share of a puzzle's right outputs that are among those drawn. Puzzles with o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -25,10 +25,10 @@ MOST = 6
 
 # Sides of the grids: in training and held-out puzzles, and in the larger ones.
 SIDES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "rules": ((7,), (9,)),
+    "rules": ((6, 7), (8, 9)),
     # In a grid of side 5 no 2 x 2 object is clear of the 2 x 2 areas in the corners.
     "corner": ((6, 7), (8, 9, 10)),
-    "queens": ((5, 6, 7), (8,)),
+    "queens": ((5, 6), (7,)),
     "colouring": ((4, 5), (6,)),
 }
 
@@ -63,7 +63,7 @@ def most_answers(family: str, size: int) -> int:
     if size not in (sizes := sum(SIDES[family], ())):
         raise ValueError(f"{family}: no size {size}: expected one of {', '.join(map(str, sizes))}")
     # There are only four ways to place six queens.
-    return {"rules": 3, "corner": 4, "queens": 4 if size == 6 else MOST, "colouring": MOST}[family]
+    return {"rules": _features(size), "corner": 4, "queens": 4 if size == 6 else MOST, "colouring": MOST}[family]
 
 
 def generate(family: str, size: int, answers: int, rng: np.random.Generator) -> Puzzle:
@@ -125,65 +125,54 @@ def _split_of(puzzle: Puzzle) -> str:
     return "held-out" if blake2b(text, digest_size=1).digest()[0] < _HELD_OUT else "train"
 
 
-# rules: one demonstration, pattern -> image, that several mirrorings may explain, and a query to be mirrored likewise.
+# rules: rows of features and what they led to; in one row that is open, and each feature speaks for another row's.
 
-_Rule: TypeAlias = Callable[[_Array], _Array]
-_RULES: tuple[_Rule, ...] = (np.fliplr, np.flipud, lambda pattern: pattern[::-1, ::-1])
-
-
-def _quarters(grid: _Array) -> tuple[_Array, _Array, _Array, _Array]:
-    """Pattern, image, query and answer: views into the grid."""
-    s = len(grid) // 2
-    return grid[:s, :s], grid[:s, s + 1 :], grid[s + 1 :, :s], grid[s + 1 :, s + 1 :]
+_FREE = (1, 2, 3, 4, 6, 7, 8, 9)
 
 
-def _painted(side: int, rng: np.random.Generator) -> _Array:
-    """A full pattern in one colour or two."""
-    colours = rng.choice((1, 2, 3, 4, 6, 7, 8, 9), rng.integers(1, 3), replace=False)
-    return rng.choice(colours, (side, side))
-
-
-def _pattern(side: int, symmetries: Iterable[_Rule], rng: np.random.Generator) -> _Array | None:
-    """A pattern with at least these symmetries, a quarter to three quarters filled, or ``None`` by bad luck."""
-    pattern = np.where(rng.random((side, side)) < 0.5, _painted(side, rng), 0)
-    cells = np.arange(side * side).reshape(side, side)
-    for symmetry in symmetries:
-        pattern = pattern.ravel()[np.minimum(cells, symmetry(cells))]
-    return pattern if 1 <= 4 * np.count_nonzero(pattern) / pattern.size <= 3 else None
+def _features(size: int) -> int:
+    """Columns of features; a grey one follows, and the rest are for what they led to."""
+    return (size - 1) // 2
 
 
 def _make_rules(size: int, answers: int, rng: np.random.Generator) -> _Made:
-    rule, other = (_RULES[i] for i in rng.permutation(3)[:2])
-    # A pattern that its own rule leaves as it is has one answer too: an image equal to its pattern tells no number.
-    symmetries = {1: (rule,)[: rng.integers(2)], 2: (other,), 3: (rule, other)}[answers]
-    pattern = _pattern(size // 2, symmetries, rng)
-    query = _pattern(size // 2, (), rng)
-    if pattern is None or query is None or any(np.array_equal(r(query), query) for r in _RULES):
-        return None
-    explain = [r for r in _RULES if np.array_equal(r(pattern), rule(pattern))]
-    if len(explain) != answers:
-        return None
+    features, query = _features(size), rng.integers(size)
     given = np.zeros((size, size), dtype=np.uint8)
-    given[size // 2] = given[:, size // 2] = GREY
-    for quarter, content in zip(_quarters(given), (pattern, rule(pattern), query), strict=False):
-        quarter[:] = content
+    for column in range(features + 1):
+        # Distinct, so that a feature speaks for one row only; the open row's are written over.
+        given[np.arange(size) != query, column] = rng.permutation(_FREE)[: size - 1]
+    given[:, features + 1 :] = given[:, [features]]
+    given[:, features] = GREY
+    shown = rng.permutation([row for row in range(size) if row != query])[:answers]
+    # Every one of them by some feature.
+    leads = rng.permutation([*shown, *rng.choice(shown, features - answers)])
+    given[query, :features] = given[leads, range(features)]
+    given[query, features + 1 :] = 0
     outputs = []
-    for r in explain:
+    for row in shown:
         outputs.append(given.copy())
-        _quarters(outputs[-1])[3][:] = r(query)
+        outputs[-1][query] = np.where(np.arange(size) > features, given[row], given[query])
     return given, outputs
 
 
 def _check_rules(given: Grid, output: Grid) -> bool:
-    pattern, image, query, _ = _quarters(given)
-    rest = output.copy()
-    answer = _quarters(rest)[3]
-    fits = any(np.array_equal(r(pattern), image) and np.array_equal(r(query), answer) for r in _RULES)
-    answer[:] = 0
-    return fits and np.array_equal(rest, given)
+    features = _features(len(given))
+    query = int(np.flatnonzero(given[:, -1] == 0)[0])
+    like = (given[:, :features] == given[query, :features]).any(axis=1)
+    like[query] = False
+    expected = given.copy()
+    expected[query, features + 1 :] = output[query, -1]
+    return bool((given[like, -1] == output[query, -1]).any()) and np.array_equal(output, expected)
 
 
 # corner: move the object to a corner whose outermost cell is not grey.
+
+
+def _painted(side: int, rng: np.random.Generator) -> _Array:
+    """A full pattern in one colour or two."""
+    colours = rng.choice(_FREE, rng.integers(1, 3), replace=False)
+    return rng.choice(colours, (side, side))
+
 
 _CORNERS = tuple((r, c) for r in (0, -1) for c in (0, -1))
 _AREA = {0: slice(0, 2), -1: slice(-2, None)}

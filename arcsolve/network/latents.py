@@ -12,8 +12,10 @@ from arcsolve.canvas import CLASSES
 from arcsolve.network.block import Block
 from arcsolve.network.config import NetworkConfig
 
-START_DEVIATION = 0.1
-LEAST_DEVIATION = 1e-3
+START_DEVIATION, LEAST_DEVIATION = 0.1, 1e-3
+START_MEANS = 0.3
+"""Spread of the posterior's means at first, in unlike states. From zero it says nothing, the noise only disturbs, and
+the network learns to pass over it before the posterior has learned to speak (docs/LOG.md, 2026-11-26)."""
 KL_BALANCE = 0.8
 """Share of the KL that pulls the prior towards the posterior; the rest pulls the posterior (Dreamer v2, 2010.02193)."""
 
@@ -41,17 +43,19 @@ def balanced_kl(q: Gaussian, p: Gaussian) -> Tensor:
 
 
 class Head(nn.Linear):
-    """Reads a Gaussian off tokens; at first mean 0 and deviation 0.1, whatever the tokens."""
+    """Reads a Gaussian off tokens of unit variance; at first of deviation 0.1."""
 
     def __init__(self, width: int, noise_width: int) -> None:
         super().__init__(width, 2 * noise_width)
 
-    def reset(self) -> None:
-        """Forget everything."""
+    def reset(self, spread: float) -> None:
+        """Start anew, with means that differ by so much between tokens."""
+        half = len(self.bias) // 2
         nn.init.zeros_(self.weight)
+        nn.init.normal_(self.weight[:half], std=spread / math.sqrt(self.in_features))
         nn.init.zeros_(self.bias)
         share = START_DEVIATION - LEAST_DEVIATION
-        nn.init.constant_(self.bias[len(self.bias) // 2 :], math.log(share / (1 - share)))
+        nn.init.constant_(self.bias[half:], math.log(share / (1 - share)))
 
     def gaussian(self, tokens: Tensor) -> Gaussian:
         """[B, prefix, C] -> a Gaussian over [B, prefix, Z]."""
@@ -98,8 +102,8 @@ class StochasticTransition(nn.Module):
 
     def reset(self) -> None:
         """Back to the identity."""
-        self.prior.reset()
-        self.posterior.head.reset()
+        self.prior.reset(0.0)
+        self.posterior.head.reset(START_MEANS)
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, h: Tensor, noise: Tensor) -> Tensor:

@@ -64,6 +64,12 @@ def parser() -> argparse.ArgumentParser:
         help="channels instead of the preset's or the weights' (more heads of the same width); weights of a narrower "
         "network are widened, which does not change what they compute",
     )
+    made.add_argument(
+        "--noise-width",
+        type=_positive(int),
+        help="channels of learned noise at each prefix token (GRAM), such as 32; weights without it go on as they were "
+        "until it is learned",
+    )
     made.add_argument("--threads", type=_positive(int), help="CPU threads (default: all)")
     made.add_argument(
         "--gate",
@@ -146,6 +152,10 @@ def _config(options: argparse.Namespace, initial: Weights | None) -> TrainConfig
         config = replace(
             config, network=replace(initial.config, **{name: getattr(config.network, name) for name in how})
         )
+    if options.noise_width:
+        # Two kinds of noise would hide each other.
+        network = replace(config.network, noise_width=options.noise_width, noise=0.0)
+        config = replace(config, network=network)
     if options.max_side:
         config = replace(config, max_side=options.max_side)
     if options.width:

@@ -25,7 +25,7 @@ SPIKE = 0.5
 GAP = 0.02
 """How much more often the posterior may lead to a right output than the prior, before the KL's weight rises."""
 
-BETA_STEP, BETA_RANGE = 1.05, (0.1, 10.0)
+BETA_STEP, BETA_RANGE = 1.05, (0.001, 10.0)
 """Factor on the KL's weight from line to line of the log, and where it stays."""
 
 ROLLBACKS = 6

@@ -37,7 +37,8 @@ class TrainConfig:
             inference; the others follow the posterior.
         prior_first: of those others, the share whose first transitions, a random number of them, come from the prior.
         beta: weight of the learned noise's KL at first, where 1 makes the loss the evidence lower bound; it then
-            follows the gap between right answers with the posterior and with the prior.
+            follows the gap between right answers with the posterior and with the prior. It starts low, for the
+            posterior to be of use before it is dear.
         noise_from: share of the budget before which learned noise is left out.
         reset: meta-adaptation cycles: (every so many updates, share of the tasks): their rows start anew at the mean,
             so that the network must stay one to which a new task can be fitted; none in the last ``decay`` of a run.
@@ -73,7 +74,7 @@ class TrainConfig:
     latent_kl: float = 0.0
     prior_share: float = 0.25
     prior_first: float = 0.0
-    beta: float = 1.0
+    beta: float = 0.01
     noise_from: float = 0.0
     reset: tuple[int, float] | None = None
     optimizer: str = "muon"

@@ -1,0 +1,156 @@
+"""``arcsolve lab width``: many trajectories against more steps, and against other ways to draw many answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from arcsolve.cli.console import Consoles, color_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@click.command(
+    help="Puzzles with up to six right answers each: train small networks on them, without chance, with a random start "
+    "and with learned noise, and see how many of the answers 1 to 64 trajectories find, against test-time noise, "
+    "output sampling and more steps at equal forward passes. About four hours on one core; networks and results are "
+    "kept as they come, and the same command goes on where it was stopped."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder for the networks, width.jsonl, width.json and, with the extra `plot`, width.svg.",
+)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Networks of each kind.")
+@click.option("--updates", type=click.IntRange(1), help="Updates of each network (default: 8000).")
+@click.option("--puzzles", type=click.IntRange(1), help="Puzzles of each family and split to judge by (default: 60).")
+@click.option("--train-puzzles", type=click.IntRange(1), help="Puzzles of each family to train on (default: 4000).")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
+@color_option
+def width(
+    output: Path,
+    seeds: int,
+    updates: int | None,
+    puzzles: int | None,
+    train_puzzles: int | None,
+    threads: int,
+    as_json: bool,
+    consoles: Consoles,
+) -> None:
+    from dataclasses import asdict
+
+    import torch
+
+    from arcsolve.cli.options import warn
+    from arcsolve.files import lock_folder, make_folder, replace_file
+    from arcsolve.inference.results import append
+    from arcsolve.lab import rivals, width_runs
+    from arcsolve.lab.width import WIDTHS
+    from arcsolve.render.width import plot
+    from arcsolve.training.command import stop_signal
+
+    torch.set_num_threads(threads)
+    base = width_runs.Sizes()
+    sizes = width_runs.Sizes(
+        train=train_puzzles or base.train,
+        test=puzzles or base.test,
+        tune=min(puzzles or base.tune, base.tune),
+        updates=updates or base.updates,
+    )
+    make_folder(output)
+    with lock_folder(output):
+        click.echo("making the puzzles", err=True)
+        data = width_runs.Data.of(sizes)
+        networks = {name: rivals.config_of(name, 0).to_json() for name in rivals.NETWORKS}
+        head = {"data_sha256": data.hash, "sizes": asdict(sizes), "networks": json.loads(json.dumps(networks))}
+        path = output / "width.jsonl"
+        rows = width_runs.read(path, head)
+
+        def trained(name: str, seed: int, row: dict[str, Any]) -> None:
+            if row["update"] % 500 < 100:
+                told = f"{row['progress']:.0%}  {row['nats']:.3f} nats/cell  {row['exact']:.1%} right"
+                if "beta" in row:
+                    told += f"  posterior {row['exact_posterior']:.1%}  prior {row['exact_prior']:.1%}"
+                    told += f"  KL {row['kl']:.1f} nats  beta {row['beta']:.3g}"
+                click.echo(f"{name} seed {seed}  {told}", err=True)
+
+        def finished(row: dict[str, Any]) -> None:
+            append(path, {**head, **row})
+            coverage = [puzzle["coverage"][-1] for puzzle in row["puzzles"]]
+            share = sum(coverage) / len(coverage)
+            click.echo(f"seed {row['seed']}  {row['way']}, {row['split']}: {share:.1%} of the answers found", err=True)
+
+        with stop_signal() as stopped:
+            whole = width_runs.run(
+                seeds, data, sizes, output, rows, trained=trained, finished=finished, warn=warn, stopped=stopped
+            )
+        if not whole:
+            warn(f"{output}: stopped; the same command goes on")
+            raise SystemExit(130)
+        lines = width_runs.summary([row for row in rows if row["seed"] < seeds])
+        facts = {**head, "seeds": seeds, "ways": lines}
+        replace_file(output / "width.json", json.dumps(facts) + "\n")
+        if not plot(output / "width.svg", lines, WIDTHS):
+            warn("no plot: matplotlib is not installed (the extra `plot`)")
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    for split in width_runs.SPLITS:
+        own = [line for line in lines if line["split"] == split]
+        count = sizes.test * len(own[0]["families"])
+        consoles.out.print(f"{split}: {count} puzzles, {data.hash[:8]}, {seeds} networks of each kind; percent")
+        consoles.out.print(_ways(own))
+        consoles.out.print()
+    for name in ("families", "answers"):
+        consoles.out.print(f"held-out, by {name}: valid, coverage of 20, vote of 20")
+        consoles.out.print(_kinds([line for line in lines if line["split"] == "held-out"], name))
+        consoles.out.print()
+    learned = next(line for line in lines if line["way"] == width_runs.CLAIM)
+    guided, single = learned["guided"], learned["single"]
+    consoles.out.print(f"learned noise, right: posterior {guided['posterior']:.1%}, prior {guided['prior']:.1%}")
+    consoles.out.print(
+        f"single-answer puzzles: {single['right']:.1%} right with learned noise, {single['base_right']:.1%} without; "
+        f"{single['gained']} gained, {single['lost']} lost, p = {single['p']:.2g}"
+    )
+
+
+def _ways(lines: list[dict[str, Any]]) -> Table:
+    from arcsolve.lab.width import WIDTHS
+
+    table = _table("way", "valid", "found by 1", "20", "64", "vote of 20", "balance", "single")
+    for line in lines:
+
+        def at(key: str, k: int, line: dict[str, Any] = line) -> str:
+            values = line[key]
+            return f"{100 * values[WIDTHS.index(k)]:.1f}" if WIDTHS.index(k) < len(values) else ""
+
+        balance = "" if line["balance"] is None else f"{100 * line['balance']:.1f}"
+        single = "" if line["single"]["right"] is None else f"{100 * line['single']['right']:.1f}"
+        cells = (at("coverage", 1), at("coverage", 20), at("coverage", 64), at("vote", 20), balance, single)
+        table.add_row(line["way"], f"{100 * line['valid']:.1f}", *cells)
+    return table
+
+
+def _kinds(lines: list[dict[str, Any]], name: str) -> Table:
+    kinds = list(lines[0][name])
+    table = _table("way", *kinds)
+    for line in lines:
+        own = (line[name][kind] for kind in kinds)
+        table.add_row(line["way"], *(" ".join(f"{100 * one[key]:3.0f}" for key in one) for one in own))
+    return table
+
+
+def _table(*names: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="left" if name == "way" else "right", no_wrap=True)
+    return table

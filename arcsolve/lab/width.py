@@ -1,0 +1,254 @@
+"""Width against depth: what many trajectories find of a puzzle's answers, beside other uses of the same passes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcsolve.arc.grid import COLOURS, Grid
+from arcsolve.inference.backend import Array, Backend, Inputs
+from arcsolve.lab.ambiguity import Puzzle, valid
+
+WIDTHS = (1, 2, 4, 8, 16, 20, 32, 64)
+"""Trajectories at which coverage and accuracy are read; 20 is GRAM's."""
+
+DEPTHS = 8
+"""Supervision steps to which every network is run when depth is looked at."""
+
+NOISES = (0.03, 0.1, 0.3, 1.0)
+"""Standard deviations from which test-time noise takes the one that finds most."""
+
+Rolled = tuple[list[NDArray[np.uint8]], Array]
+"""Grids [K, H, W] after each step, and the last step's logits [K, H, W, 11]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """A network on puzzles whose grids fill the canvas.
+
+    Attributes:
+        backend: the network.
+        latents: float32 [P, C] by family.
+    """
+
+    backend: Backend
+    latents: dict[str, Array]
+
+    def roll(self, puzzle: Puzzle, count: int, steps: int, *, noise: float = 0.0, seed: int = 0) -> Rolled:
+        """Run ``count`` trajectories of a puzzle for so many steps, without stopping where one settles.
+
+        Args:
+            noise: temperature of learned noise, or standard deviation of the noise in ``h``; a random start is always
+                drawn.
+        """
+        config = self.backend.config
+        rng = np.random.default_rng(seed)
+        height, width = puzzle.input.shape
+        tokens = height * width + config.prefix
+        inputs = Inputs(
+            cells=np.repeat(puzzle.input[None].astype(np.int64), count, axis=0),
+            dihedral=np.zeros(count, dtype=np.int64),
+            colours=np.repeat(np.arange(COLOURS)[None], count, axis=0),
+            latents=np.repeat(self.latents[puzzle.family][None], count, axis=0),
+        )
+        shape, noise_shape = (count, tokens, config.width), (count, *config.noise_shape(tokens))
+        h, l = (np.broadcast_to(vector, shape).astype(np.float32) for vector in self.backend.start)
+        if config.random_start:
+            h = rng.standard_normal(shape, dtype=np.float32)
+        still = np.zeros(noise_shape, dtype=np.float32)
+        grids = []
+        for _ in range(steps):
+            drawn = noise * rng.standard_normal(noise_shape, dtype=np.float32) if noise else still
+            h, l, logits, _ = self.backend.step(inputs, h, l, drawn)
+            grids.append(logits[..., :COLOURS].argmax(-1).astype(np.uint8))
+        return grids, logits
+
+
+def draw_cells(logits: Array, temperature: float, count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Outputs whose cells are drawn one by one from the decoder: logits [H, W, 11] -> [count, H, W]."""
+    # The largest of logits with Gumbel noise is a draw from their softmax.
+    noise = rng.gumbel(size=(count, *logits.shape[:2], COLOURS))
+    drawn: NDArray[np.uint8] = (logits[None, ..., :COLOURS] / temperature + noise).argmax(-1).astype(np.uint8)
+    return drawn
+
+
+def cell_entropy(grids: NDArray[np.uint8]) -> float:
+    """Mean over cells of the entropy in nats of what drawn grids [K, H, W] have there."""
+    shares = np.stack([(grids == colour).mean(0) for colour in range(COLOURS)])
+    return float(-np.where(shares > 0, shares * np.log(np.maximum(shares, 1e-12)), 0.0).sum(0).mean())
+
+
+def matched_temperature(logits: Sequence[Array], entropy: float) -> float:
+    """The temperature at which the decoder's cells have this mean entropy in nats, over puzzles.
+
+    Args:
+        logits: of each puzzle, [H, W, 11].
+    """
+
+    def mean(temperature: float) -> float:
+        total = []
+        for one in logits:
+            scaled = one[..., :COLOURS].astype(np.float64) / temperature
+            scaled -= scaled.max(-1, keepdims=True)
+            share = np.exp(scaled)
+            share /= share.sum(-1, keepdims=True)
+            total.append(float(-(share * np.log(share + 1e-12)).sum(-1).mean()))
+        return statistics.fmean(total)
+
+    low, high = 1e-3, 1e3
+    for _ in range(40):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if mean(middle) < entropy else (low, middle)
+    return math.sqrt(low * high)
+
+
+def judge(puzzle: Puzzle, grids: Sequence[Grid]) -> dict[str, Any]:
+    """What outputs, in the order in which they were drawn, say of a puzzle.
+
+    Returns:
+        ``family``; ``answers``, how many there are; ``valid``, the share of the outputs that are right; ``first``,
+        whether the first one is; by :data:`WIDTHS`, as far as there are as many, ``coverage``, the share of the answers
+        among the first k, and ``vote``, whether the most frequent of the first k is right; ``balance``, the entropy of
+        the right outputs over the puzzle's answers as a share of its largest, ``None`` for one answer or none found.
+    """
+    known: dict[bytes, bool] = {}
+    keys = [grid.tobytes() for grid in grids]
+    for key, grid in zip(keys, grids, strict=True):
+        if key not in known:
+            known[key] = valid(puzzle, grid)
+    answers = len(puzzle.answers)
+    widths = [k for k in WIDTHS if k <= len(keys)]
+    right = Counter(key for key in keys if known[key])
+    shares = np.array(list(right.values())) / max(1, right.total())
+    balance = float(-(shares * np.log(shares)).sum() / math.log(answers)) if answers > 1 and right else None
+    return {
+        "family": puzzle.family,
+        "answers": answers,
+        "valid": right.total() / len(keys),
+        "first": known[keys[0]],
+        "coverage": [len({key for key in keys[:k] if known[key]}) / answers for k in widths],
+        "vote": [known[Counter(keys[:k]).most_common(1)[0][0]] for k in widths],
+        "balance": balance,
+    }
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to draw many outputs: a network of :data:`~arcsolve.lab.rivals.NETWORKS`, and what is drawn from it.
+
+    Attributes:
+        network: its name.
+        kind: ``trajectories``; ``cells``, one trajectory whose output is drawn cell by cell; ``steps``, one trajectory
+            that goes on, an output every so many steps as a trajectory has.
+        tuned: which settings are tried on other puzzles first, and which of them is taken.
+    """
+
+    network: str
+    kind: str = "trajectories"
+    tuned: str | None = None
+
+
+WAYS = {
+    "deterministic": Way("deterministic", "once"),
+    "test-time noise": Way("deterministic", tuned="noise"),
+    "random start": Way("random-start"),
+    "output sampling": Way("deterministic", "cells", tuned="entropy"),
+    "best output sampling": Way("deterministic", "cells", tuned="temperature"),
+    "more steps": Way("deterministic", "steps"),
+    "learned latents": Way("learned"),
+}
+
+TEMPERATURES = (0.25, 0.5, 1.0, 2.0)
+"""Temperatures from which the best output sampling takes the one that finds most."""
+
+
+def draw(way: Way, runner: Runner, puzzle: Puzzle, count: int, setting: float, seed: int) -> NDArray[np.uint8]:
+    """``count`` outputs of a puzzle, [K, H, W], in the order of drawing.
+
+    Args:
+        setting: noise of trajectories, or temperature of cells.
+    """
+    steps = runner.backend.config.steps
+    if way.kind == "steps":
+        grids, _ = runner.roll(puzzle, 1, count * steps, seed=seed)
+        return np.concatenate(grids[steps - 1 :: steps])
+    if way.kind == "cells":
+        _, logits = runner.roll(puzzle, 1, steps, seed=seed)
+        return draw_cells(logits[0], setting, count, np.random.default_rng(seed))
+    grids, _ = runner.roll(puzzle, 1 if way.kind == "once" else count, steps, noise=setting, seed=seed)
+    return grids[-1]
+
+
+def tune(way: Way, runner: Runner, puzzles: Sequence[Puzzle], entropy: float, seed: int) -> float:
+    """The setting of a way, chosen on puzzles that it is not judged on.
+
+    Args:
+        entropy: of the learned latents' cells, which output sampling is to match.
+    """
+    config = runner.backend.config
+    if way.tuned == "entropy":
+        steps = config.steps
+        return matched_temperature([runner.roll(puzzle, 1, steps, seed=seed)[1][0] for puzzle in puzzles], entropy)
+    if way.tuned is None:
+        return 1.0 if config.noise_width else config.noise
+    tried = NOISES if way.tuned == "noise" else TEMPERATURES
+    at = WIDTHS.index(20)
+    found = [
+        statistics.fmean(judge(p, list(draw(way, runner, p, 20, setting, seed)))["coverage"][at] for p in puzzles)
+        for setting in tried
+    ]
+    return tried[found.index(max(found))]
+
+
+def by_depth(way: Way, runner: Runner, puzzles: Sequence[Puzzle], setting: float, seed: int) -> dict[str, list[float]]:
+    """Means over puzzles of ``valid``, ``coverage`` and ``vote`` of 20 trajectories after 1 to :data:`DEPTHS` steps."""
+    count, at = (1, 0) if way.kind == "once" else (20, WIDTHS.index(20))
+    figures: dict[str, list[list[float]]] = {
+        name: [[] for _ in range(DEPTHS)] for name in ("valid", "coverage", "vote")
+    }
+    for puzzle in puzzles:
+        grids, _ = runner.roll(puzzle, count, DEPTHS, noise=setting, seed=seed)
+        for step, drawn in enumerate(grids):
+            judged = judge(puzzle, list(drawn))
+            figures["valid"][step].append(judged["valid"])
+            figures["coverage"][step].append(judged["coverage"][at])
+            figures["vote"][step].append(float(judged["vote"][at]))
+    return {name: [round(statistics.fmean(values), 4) for values in steps] for name, steps in figures.items()}
+
+
+def seconds(runner: Runner, puzzles: Sequence[Puzzle], rounds: int = 3) -> dict[str, dict[int, float]]:
+    """Median seconds a puzzle: of k trajectories at the trained depth, and of one trajectory at each depth, in turn."""
+    steps = runner.backend.config.steps
+    noise = float(bool(runner.backend.config.noise_width))
+    runs: list[tuple[str, int, Callable[[Puzzle], object]]] = [
+        *(("width", k, lambda p, k=k: runner.roll(p, k, steps, noise=noise)) for k in WIDTHS),
+        *(("depth", n, lambda p, n=n: runner.roll(p, 1, n, noise=noise)) for n in (k * steps for k in WIDTHS)),
+    ]
+    taken: dict[tuple[str, int], list[float]] = {}
+    for _ in range(rounds):
+        for name, number, call in runs:
+            for puzzle in puzzles:
+                began = time.perf_counter()
+                call(puzzle)
+                taken.setdefault((name, number), []).append(time.perf_counter() - began)
+    found: dict[str, dict[int, float]] = {"width": {}, "depth": {}}
+    for (name, number), values in taken.items():
+        found[name][number] = round(statistics.median(values), 5)
+    return found
+
+
+def in_turn(puzzles: Sequence[Puzzle], count: int) -> Iterator[Puzzle]:
+    """The first ``count`` puzzles of each family."""
+    seen: Counter[str] = Counter()
+    for puzzle in puzzles:
+        seen[puzzle.family] += 1
+        if seen[puzzle.family] <= count:
+            yield puzzle
