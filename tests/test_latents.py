@@ -26,8 +26,9 @@ from arcsolve.network.recursion import RecursiveNetwork, State
 from arcsolve.network.weights import Weights, load_weights
 from arcsolve.network.widen import widen
 from arcsolve.training import checkpoint
+from arcsolve.training.beta import EASE, FALL, LEAST, MOST, RISE, Beta
 from arcsolve.training.command import main
-from arcsolve.training.loop import Budget, next_beta, run
+from arcsolve.training.loop import Budget, run
 from arcsolve.training.objective import is_right, normal_from, objective
 from arcsolve.training.pack import Pack, flatten
 from arcsolve.training.pairs import Batch, PairStore, ViewDraw
@@ -201,9 +202,52 @@ def test_noise_comes_in_late_where_it_is_told_to() -> None:
     assert torch.equal(trainer.network.transition.out.weight, before)  # type: ignore[union-attr]
 
 
-def test_beta_rises_while_the_posterior_is_ahead_and_falls_else() -> None:
-    assert next_beta(1.0, 0.5) > 1.0 > next_beta(1.0, 0.01) > next_beta(0.9, -0.3)
-    assert next_beta(10.0, 1.0) == 10.0 and next_beta(0.001, 0.0) == 0.001
+def test_beta_rises_while_the_posterior_is_ahead_and_falls_where_it_gets_worse() -> None:
+    beta = Beta(1.0)
+    beta.follow(0.9, 0.5)
+    assert beta.value == pytest.approx(RISE) and beta.best == 0.9
+    beta.follow(0.9, 0.885)
+    assert beta.value == pytest.approx(RISE / EASE), "level with the prior"
+    beta.follow(0.8, 0.3)
+    assert beta.value == pytest.approx(RISE / EASE / FALL), "however far ahead, it has lost"
+    for _ in range(100):
+        beta.follow(0.8, 0.3)
+    assert beta.value == MOST, "in time, what it once had is forgotten"
+    for _ in range(300):
+        beta.follow(0.1, 0.9)
+    assert beta.value == LEAST
+
+
+def test_what_the_prior_leads_to_is_judged_by_the_nearest_known_output_where_told_to() -> None:
+    network = network_of()
+    store = PairStore(twofold_pack(), CPU)
+    view = ViewDraw(torch.zeros(4, dtype=torch.long), torch.arange(10).expand(4, 10))
+    batch = store.batch(torch.arange(4), view, 2, 2, torch.zeros(4, 2))
+    latents = torch.randn(4, CONFIG.latents, CONFIG.width)
+
+    def nats(batch: Batch, commit: int, **how: bool) -> torch.Tensor:
+        normal = normal_from(torch.Generator().manual_seed(3), CPU)
+        batch = batch._replace(commit=torch.full((4,), commit))
+        return objective(network, latents, batch, steps=1, normal=normal, **how).nats
+
+    assert batch.others is not None
+    others = batch._replace(target=batch.others[:, 1])
+    own, other = nats(batch, 1), nats(others, 1)
+    # The last two inputs have one output each.
+    torch.testing.assert_close(nats(batch, 1, nearest=True), torch.minimum(own, other))
+    assert (own[:2] != other[:2]).all()
+    torch.testing.assert_close(nats(batch, 0, nearest=True), nats(batch, 0)), "the posterior was told which one"
+
+
+def test_the_nearest_counts_from_the_share_of_the_budget_asked_for() -> None:
+    trainer = trainer_of(nearest_from=0.5)
+    trainer.draw(0.4)
+    assert not trainer.nearest
+    trainer.draw(0.5)
+    assert trainer.nearest
+    plain = trainer_of()
+    plain.draw(0.99)
+    assert not plain.nearest
 
 
 def test_the_log_tells_prior_and_posterior_apart_and_a_checkpoint_keeps_beta(tmp_path: Path) -> None:
@@ -214,7 +258,7 @@ def test_the_log_tells_prior_and_posterior_apart_and_a_checkpoint_keeps_beta(tmp
     assert rows[0]["beta"] == 0.01 != rows[1]["beta"] and rows[0]["kl"] > 0
     other = trainer_of()
     checkpoint.load(other, tmp_path)
-    assert other.beta == trainer.beta != 0.01
+    assert other.beta == trainer.beta != Beta(0.01)
 
 
 @pytest.fixture(scope="module")

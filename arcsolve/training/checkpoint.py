@@ -12,6 +12,7 @@ import torch
 
 from arcsolve.errors import ArcsolveError
 from arcsolve.files import replace_file
+from arcsolve.training.beta import Beta
 from arcsolve.training.trainer import Counters, Trainer
 
 STATE, PREVIOUS, WEIGHTS, LOG = "state.pt", "state.previous.pt", "weights.safetensors", "log.jsonl"
@@ -51,7 +52,7 @@ def save(trainer: Trainer, folder: Path) -> None:
         "initial": trainer.initial.sha256 if trainer.initial else None,
         "counters": asdict(trainer.counters),
         "slowed": trainer.slowed,
-        "beta": trainer.beta,
+        "beta": asdict(trainer.beta),
         "depth": trainer.depth,
         "learned": learned(trainer),
         "device": trainer.device.type,
@@ -101,7 +102,7 @@ def load(trainer: Trainer, folder: Path, warn: Callable[[str], None] = lambda li
     if state["initial"] != (trainer.initial.sha256 if trainer.initial else None):
         raise ArcsolveError(f"{path}: started from other weights; use a new folder")
     trainer.counters = Counters(**state["counters"])
-    trainer.slowed, trainer.beta, trainer.depth = state["slowed"], state["beta"], tuple(state["depth"])
+    trainer.slowed, trainer.beta, trainer.depth = state["slowed"], Beta(**state["beta"]), tuple(state["depth"])
     set_learned(trainer, state["learned"])
     trainer.pool = state["pool"]
     trainer.host.set_state(state["host"].cpu())

@@ -22,12 +22,6 @@ from arcsolve.training.trainer import Counters, Learned, Trainer
 SPIKE = 0.5
 """Nats a cell over the median of the lines before, in the same stage of the ramps, that count as a spike."""
 
-GAP = 0.02
-"""How much more often the posterior may lead to a right output than the prior, before the KL's weight rises."""
-
-BETA_STEP, BETA_RANGE = 1.05, (0.001, 10.0)
-"""Factor on the KL's weight from line to line of the log, and where it stays."""
-
 ROLLBACKS = 6
 """Rollbacks after which a run gives up: the rates are then a sixty-fourth of what they were."""
 
@@ -176,7 +170,7 @@ def run(
             window = _Window()
             good = watch.healthy(row)
             if good and "exact_prior" in row:
-                trainer.beta = next_beta(trainer.beta, row["exact_posterior"] - row["exact_prior"])
+                trainer.beta.follow(row["exact_posterior"], row["exact_prior"])
             if not good:
                 watch.roll_back(row)
                 warn(
@@ -214,7 +208,7 @@ def _row(trainer: Trainer, window: _Window, progress: float) -> dict[str, Any]:
             "kl": round(kl / max(guided, 1), 4),
             "exact_posterior": round(posterior / max(guided, 1), 4),
             "exact_prior": round(prior / max(window.noisy - guided, 1), 4),
-            "beta": round(trainer.beta, 4),
+            "beta": round(trainer.beta.value, 4),
         }
     return {
         "update": counters.updates,
@@ -229,15 +223,6 @@ def _row(trainer: Trainer, window: _Window, progress: float) -> dict[str, Any]:
         "steps": steps,
         **noise,
     }
-
-
-def next_beta(beta: float, gap: float) -> float:
-    """The KL's next weight, by how much more often the posterior leads to a right output than the prior does.
-
-    A posterior that tells the network what the prior cannot is costlier next time; one that tells no more than that may
-    tell more. Steps are small, since the gap of one line of the log is noisy.
-    """
-    return min(BETA_RANGE[1], max(BETA_RANGE[0], beta * BETA_STEP ** (1 if gap > GAP else -1)))
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

@@ -49,6 +49,7 @@ def objective(
     first: int = 0,
     beta: float = 1.0,
     still: bool = False,
+    nearest: bool = False,
 ) -> Losses:
     """Run ``steps`` supervision steps and average their losses; the state is detached between them (TRM, section 4).
 
@@ -68,6 +69,8 @@ def objective(
         first: the number of the first step, where a state is given.
         beta: weight of the KL.
         still: leave learned noise out, as if the network had none.
+        nearest: where the posterior is not followed, and an input has several outputs, learn the one that is nearest to
+            what was decoded: chance has chosen already, and another one would teach only their mixture.
     """
     config = network.config
     count, height, width = batch.cells.shape
@@ -88,8 +91,10 @@ def objective(
         elif config.noise:
             noise = config.noise * normal(tuple(x.shape))
         state, logits, halting = network.step(x, state, height, width, noise, inner_steps)
-        cells = F.cross_entropy(logits.float().reshape(-1, CLASSES), batch.target.reshape(-1), reduction="none")
-        nats = cells.view(count, -1).mean(1)
+        nats = _nats(logits, batch.target)
+        if nearest and batch.others is not None:
+            least = _nats_of_each(logits, batch.others).amin(1)
+            nats = least if prior is None else torch.where(prior, least, nats)
         exact = is_right(logits.argmax(-1), batch)
         loss = nats.mean()
         if config.halting:
@@ -98,6 +103,18 @@ def objective(
         losses.append(loss)
     total = torch.stack(losses).mean() + beta * divergence.mean() / (steps * height * width)
     return Losses(total, nats.detach(), exact, state.detach(), divergence.detach())
+
+
+def _nats(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of logits [B, H, W, 11] and classes [B, H, W], mean over cells: [B]."""
+    cells = F.cross_entropy(logits.float().reshape(-1, CLASSES), target.reshape(-1), reduction="none")
+    return cells.view(len(target), -1).mean(1)
+
+
+def _nats_of_each(logits: Tensor, targets: Tensor) -> Tensor:
+    """The same for several targets of each sample, classes [B, K, H, W]: [B, K]."""
+    logs = logits.float().log_softmax(-1)
+    return -logs.gather(-1, targets.movedim(1, -1)).mean((1, 2))
 
 
 def is_right(decoded: Tensor, batch: Batch) -> Tensor:

@@ -20,6 +20,7 @@ from arcsolve.network.device import can_compile, has_bf16
 from arcsolve.network.recursion import RecursiveNetwork, State, TaskLatents, starts_absent
 from arcsolve.network.weights import BANK, NETWORK, Weights, save_weights
 from arcsolve.network.widen import widen
+from arcsolve.training.beta import Beta
 from arcsolve.training.distributed import World
 from arcsolve.training.guard import fingerprint
 from arcsolve.training.objective import Losses, Objective, normal_from
@@ -115,7 +116,8 @@ class Trainer:
         self.counters = Counters()
         self.slowed = 1.0  # factor on the rates after rollbacks
         self.depth = config.depth_at(0.0)
-        self.beta = config.beta
+        self.nearest = False
+        self.beta = Beta(config.beta)
         self.bf16 = config.bf16 and has_bf16(device)
         self.compiled = config.compile and can_compile(device)
         if self.compiled:
@@ -174,6 +176,7 @@ class Trainer:
     def draw(self, progress: float) -> Batch:
         """This process's share of the next batch."""
         self.depth = self.config.depth_at(progress)
+        self.nearest = progress >= self.config.nearest_from
         whole = self.sampler.draw(self.config.stage(progress), self.generator, self.host, self.pool)
         if self.config.network.noise_width and progress >= self.config.noise_from:
             whole = whole._replace(commit=self._commit(len(whole.cells)))
@@ -193,7 +196,7 @@ class Trainer:
         state: State | None = None
         normal = self.world.share_normal(normal_from(self.generator, self.device))
         precision = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
-        how = {"beta": self.beta, "still": batch.commit is None}
+        how = {"beta": self.beta.value, "still": batch.commit is None, "nearest": self.nearest}
         for first in range(rounds):
             with precision:
                 losses: Losses = self.objective(batch, each, inner, normal, state=state, first=first, **how)

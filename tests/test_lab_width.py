@@ -1,0 +1,242 @@
+"""``arcsolve lab width``: what is drawn, how it is judged, and that rivals are compared on equal terms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from arcsolve.cli.lab import lab
+from arcsolve.errors import ArcsolveError, FormatError
+from arcsolve.inference.sampler import sample
+from arcsolve.lab import rivals, width, width_runs
+from arcsolve.lab.ambiguity import FAMILIES, generate, suite
+from arcsolve.lab.width import WAYS, WIDTHS, Way, judge
+from arcsolve.lab.width_runs import Data, Sizes
+from arcsolve.views import View
+
+SIZES = Sizes(train=8, test=2, tune=2, updates=3, timed=1)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return Data.of(SIZES)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = replace(rivals.CONFIG.network, width=16, heads=2, hidden=16, latents=2)
+    monkeypatch.setattr(rivals, "CONFIG", replace(rivals.CONFIG, network=network, bf16=False, compile=False, most=4))
+    monkeypatch.setattr(width, "DEPTHS", 3)
+
+
+def train(name: str, data: Data, folder: Path) -> Any:
+    folder.mkdir()
+    return rivals.train(name, 0, data.pack, folder, updates=3)
+
+
+def test_nobody_is_judged_or_tuned_by_what_was_trained_on(data: Data) -> None:
+    def inputs(puzzles: Any) -> set[tuple[str, bytes]]:
+        return {(p.family, p.input.tobytes()) for p in puzzles}
+
+    train, tune, judged = inputs(data.train), inputs(data.tune), inputs(data.test["held-out"])
+    assert train.isdisjoint(tune | judged) and tune.isdisjoint(judged)
+    assert len(tune) == len(judged) == 2 * len(FAMILIES) and len(data.test["larger"]) == 2 * len(FAMILIES)
+    assert Data.of(SIZES).hash == data.hash != Data.of(replace(SIZES, train=9)).hash
+
+
+def test_rivals_differ_in_their_chance_alone() -> None:
+    plain = rivals.config_of("deterministic", 1)
+    for name, change in rivals.NETWORKS.items():
+        config = rivals.config_of(name, 1)
+        assert (
+            replace(config, network=replace(config.network, **{k: getattr(plain.network, k) for k in change})) == plain
+        )
+    assert plain.seed == 1 and plain.stage(0.5) == "identity", "a view of a training puzzle may be a held-out one"
+
+
+def test_puzzles_count_alike_however_many_answers_they_have() -> None:
+    rng = np.random.default_rng(0)
+    puzzles = [generate("corner", 6, answers, rng) for answers in (1, 2, 3)]
+    pack = rivals.pack_of([*puzzles, generate("rules", 6, 1, rng)])
+    assert set(pack.ids) == set(FAMILIES), "one task each"
+    given = [pack.pair(i)[0].tobytes() for i in range(len(pack))]
+    assert [given.count(p.input.tobytes()) for p in puzzles] == [6, 6, 6]
+
+
+def test_a_runner_does_what_the_sampler_does(small: None, data: Data, tmp_path: Path) -> None:
+    """Without chance, one trajectory of the lab is one of the product's."""
+    weights = train("deterministic", data, tmp_path / "a")
+    runner = width_runs.runner_of(weights)
+    for puzzle in data.test["held-out"]:
+        grids, logits = runner.roll(puzzle, 2, 2)
+        latents = weights.bank[weights.tasks.index(puzzle.family)]
+        views = [View.identity()]
+        how: dict[str, Any] = {"samples": 1, "steps": 2, "noise": 0.0, "seed": 0}
+        run = sample(runner.backend, latents, puzzle.input, puzzle.input.shape, views, **how)
+        if run.grids[0].shape == puzzle.input.shape:
+            np.testing.assert_array_equal(grids[-1][0], run.grids[0])
+        np.testing.assert_array_equal(grids[-1][0], grids[-1][1])
+        assert logits.shape == (2, *puzzle.input.shape, 11) and len(grids) == 2
+
+
+@pytest.mark.parametrize("name", ["random-start", "learned"])
+def test_trajectories_differ_where_there_is_chance(name: str, small: None, data: Data, tmp_path: Path) -> None:
+    runner = width_runs.runner_of(train(name, data, tmp_path / "a"))
+    puzzle = data.test["held-out"][0]
+    (_, one), (_, again), (_, other) = (runner.roll(puzzle, 3, 2, noise=1.0, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert not np.allclose(one, other) and not np.allclose(one[0], one[1])
+
+
+def test_cells_are_drawn_from_the_decoder() -> None:
+    logits = np.full((2, 3, 11), -20.0, dtype=np.float32)
+    logits[..., 10] = 9.0  # outside the output, which no cell here is
+    logits[..., 1] = np.log(3)
+    logits[..., 4] = np.log(1)
+    drawn = width.draw_cells(logits, 1.0, 4_000, np.random.default_rng(0))
+    assert set(np.unique(drawn)) == {1, 4}
+    np.testing.assert_allclose((drawn == 1).mean(0), 0.75, atol=0.05)
+    cold = width.draw_cells(logits, 0.01, 100, np.random.default_rng(0))
+    assert (cold == 1).all()
+    assert width.cell_entropy(drawn) == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)), abs=0.01)
+    assert width.cell_entropy(cold) == 0
+
+
+def test_output_sampling_matches_the_entropy_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    logits = [rng.normal(0, 3, (4, 4, 11)).astype(np.float32) for _ in range(3)]
+    for entropy in (0.1, 0.5, 1.5):
+        temperature = width.matched_temperature(logits, entropy)
+        drawn = [width.cell_entropy(width.draw_cells(one, temperature, 4_000, rng)) for one in logits]
+        assert np.mean(drawn) == pytest.approx(entropy, abs=0.02)
+
+
+def test_what_is_drawn_is_judged_by_hand() -> None:
+    puzzle = generate("corner", 6, 4, np.random.default_rng(0))
+    first, second = puzzle.answers[:2]
+    wrong = puzzle.input
+    found = judge(puzzle, [wrong, first, first, second, wrong, wrong, wrong, first])
+    assert (found["family"], found["answers"], found["first"]) == ("corner", 4, False)
+    assert found["valid"] == 0.5
+    assert found["coverage"] == [0.0, 0.25, 0.5, 0.5], "of 1, 2, 4 and 8"
+    assert found["vote"] == [False, False, True, False]
+    shares = np.array([0.75, 0.25])
+    assert found["balance"] == pytest.approx(-(shares * np.log(shares)).sum() / np.log(4))
+    assert judge(puzzle, [wrong])["balance"] is None
+    assert judge(puzzle, list(puzzle.answers))["balance"] == pytest.approx(1.0)
+    assert judge(generate("corner", 6, 1, np.random.default_rng(0)), [wrong])["balance"] is None
+
+
+class Steps:
+    """A runner whose grids count the steps."""
+
+    class backend:  # noqa: N801
+        class config:  # noqa: N801
+            steps, noise_width, noise = 2, 0, 0.0
+
+    def roll(self, puzzle: Any, count: int, steps: int, **how: Any) -> Any:
+        grids = [np.full((count, 2, 2), step + 1, dtype=np.uint8) for step in range(steps)]
+        return grids, np.zeros((count, 2, 2, 11), dtype=np.float32)
+
+
+def test_ways_draw_as_many_outputs_for_as_many_passes() -> None:
+    runner: Any = Steps()
+    puzzle: Any = None
+    drawn = width.draw(Way("x", "steps"), runner, puzzle, 3, 0.0, 0)
+    assert drawn[:, 0, 0].tolist() == [2, 4, 6], "after as many steps as one, two and three trajectories take"
+    assert width.draw(Way("x"), runner, puzzle, 3, 0.0, 0)[:, 0, 0].tolist() == [2, 2, 2]
+    assert len(width.draw(Way("x", "once"), runner, puzzle, 3, 0.0, 0)) == 1
+    assert width.draw(Way("x", "cells"), runner, puzzle, 3, 1.0, 0).shape == (3, 2, 2)
+
+
+def test_single_answers_are_compared_puzzle_by_puzzle() -> None:
+    def puzzles(first: str, answers: str) -> dict[tuple[int, int], dict[str, Any]]:
+        return {
+            (0, i): {"first": f == "1", "answers": int(a)} for i, (f, a) in enumerate(zip(first, answers, strict=True))
+        }
+
+    found = width_runs.paired(puzzles("1110010", "1111112"), puzzles("0101011", "1111112"))
+    assert (found["gained"], found["lost"]) == (2, 1) and found["p"] == 1.0
+    assert found["right"] == pytest.approx(4 / 6) and found["base_right"] == pytest.approx(3 / 6)
+    clear = width_runs.paired(puzzles("1" * 8, "1" * 8), puzzles("0" * 8, "1" * 8))
+    assert clear["p"] == pytest.approx(2 / 2**8)
+    assert width_runs.paired({}, {})["right"] is None
+
+
+def test_a_tuned_setting_is_the_one_that_finds_most(monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
+    def draw(way: Way, runner: Any, puzzle: Any, count: int, setting: float, seed: int) -> Any:
+        right = puzzle.answers[0] if setting == 0.3 else puzzle.input
+        return np.stack([right] * count)
+
+    monkeypatch.setattr(width, "draw", draw)
+    runner: Any = Steps()
+    assert width.tune(Way("x", tuned="noise"), runner, data.tune, 0.0, 0) == 0.3
+
+
+def test_the_command_trains_measures_resumes_and_tells(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(width_runs, "Sizes", lambda **change: replace(SIZES, **{**change, "train": 8}))
+    arguments = ["width", "-o", str(tmp_path), "--seeds", "1", "--updates", "3", "--puzzles", "2"]
+
+    calls = iter(range(100))
+    whole: Callable[..., Any] = width.judge
+
+    def judge(*a: Any) -> Any:
+        if next(calls) == 90:
+            raise KeyboardInterrupt
+        return whole(*a)
+
+    monkeypatch.setattr(width, "judge", judge)
+    assert CliRunner().invoke(lab, arguments).exit_code == 1
+    before = (tmp_path / "width.jsonl").read_text()
+    assert 0 < before.count("\n") < len(WAYS) * 2
+    monkeypatch.setattr(width, "judge", whole)
+    with (tmp_path / "width.jsonl").open("a") as file:
+        file.write('{"cut sho')
+    made = CliRunner().invoke(lab, [*arguments, "--json"], catch_exceptions=False)
+    assert made.exit_code == 0
+    facts = json.loads(made.stdout)
+    assert (tmp_path / "width.jsonl").read_text().startswith(before)
+    rows = [json.loads(line) for line in (tmp_path / "width.jsonl").read_text().splitlines()]
+    assert len(rows) == len({(row["way"], row["split"]) for row in rows}) == len(WAYS) * 2
+    assert json.loads((tmp_path / "width.json").read_text()) == facts
+    assert (tmp_path / "width.svg").read_text().startswith("<?xml")
+    assert {line["way"] for line in facts["ways"]} == set(WAYS) and facts["seeds"] == 1
+    learned = next(line for line in facts["ways"] if line["way"] == width_runs.CLAIM)
+    assert set(learned["guided"]) == {"posterior", "prior"} and set(learned["families"]) == set(FAMILIES)
+    assert len(learned["coverage"]) == len(WIDTHS) and set(learned["seconds"]["width"]) == {str(k) for k in WIDTHS}
+    drawn = CliRunner().invoke(lab, arguments, catch_exceptions=False)
+    assert all(way in drawn.stdout for way in WAYS) and "posterior" in drawn.stdout
+    assert max(map(len, drawn.stdout.splitlines())) <= 80
+    other = CliRunner().invoke(lab, [*arguments, "--updates", "4"])
+    assert isinstance(other.exception, ArcsolveError) and "line 1" in str(other.exception)
+    (tmp_path / "width.jsonl").write_text("{}\n")
+    broken = CliRunner().invoke(lab, arguments)
+    assert isinstance(broken.exception, FormatError) and "lab width" in str(broken.exception)
+
+
+def test_training_goes_on_where_it_was_stopped(small: None, data: Data, tmp_path: Path) -> None:
+    stops = iter([False] * 4 + [True])
+    assert rivals.train("learned", 0, data.pack, tmp_path, updates=8, stopped=lambda: next(stops)) is None
+    made = rivals.train("learned", 0, data.pack, tmp_path, updates=8)
+    assert made is not None and made.training["updates"] == 8
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    other = rivals.train("learned", 0, data.pack, whole, updates=8)
+    assert other is not None
+    for name, tensor in made.network.items():
+        np.testing.assert_allclose(tensor, other.network[name], atol=1e-5)
+    with pytest.raises(ArcsolveError, match="more than 4 updates"):
+        rivals.train("learned", 0, data.pack, tmp_path, updates=4)
+
+
+def test_suites_are_cheap_enough_to_make_again() -> None:
+    assert len(suite("held-out", 2, 0)) == 2 * len(FAMILIES)
