@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     help="Folder for the networks, width.jsonl, width.json and, with the extra `plot`, width.svg.",
 )
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Networks of each kind.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="The first one's seed. Runs of other seeds can go on elsewhere: put the lines of their width.jsonl together.",
+)
 @click.option("--updates", type=click.IntRange(1), help="Updates of each network (default: 8000).")
 @click.option("--puzzles", type=click.IntRange(1), help="Puzzles of each family and split to judge by (default: 60).")
 @click.option("--train-puzzles", type=click.IntRange(1), help="Puzzles of each family to train on (default: 4000).")
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
 def width(
     output: Path,
     seeds: int,
+    seed: int,
     updates: int | None,
     puzzles: int | None,
     train_puzzles: int | None,
@@ -57,6 +65,7 @@ def width(
     from arcsolve.training.command import stop_signal
 
     torch.set_num_threads(threads)
+    chosen = range(seed, seed + seeds)
     base = width_runs.Sizes()
     sizes = width_runs.Sizes(
         train=train_puzzles or base.train,
@@ -89,12 +98,12 @@ def width(
 
         with stop_signal() as stopped:
             whole = width_runs.run(
-                seeds, data, sizes, output, rows, trained=trained, finished=finished, warn=warn, stopped=stopped
+                chosen, data, sizes, output, rows, trained=trained, finished=finished, warn=warn, stopped=stopped
             )
         if not whole:
             warn(f"{output}: stopped; the same command goes on")
             raise SystemExit(130)
-        lines = width_runs.summary([row for row in rows if row["seed"] < seeds])
+        lines = width_runs.summary([row for row in rows if row["seed"] in chosen])
         facts = {**head, "seeds": seeds, "ways": lines}
         replace_file(output / "width.json", json.dumps(facts) + "\n")
         if not plot(output / "width.svg", lines, WIDTHS):

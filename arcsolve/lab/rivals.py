@@ -22,23 +22,23 @@ from arcsolve.training.trainer import Trainer
 UPDATES = 8_000
 
 CONFIG = TrainConfig(
-    network=NetworkConfig(width=128, heads=4, hidden=384, latents=4, inner_steps=1, steps=2, halting=True),
+    network=NetworkConfig(width=64, heads=2, hidden=192, latents=4, inner_steps=1, steps=2, halting=True),
     # Every grid fills its canvas: what is asked here is which answer, not how large it is.
     sides=tuple(sorted({side for sides, _ in SIDES.values() for side in sides})),
     square=True,
     max_side=max(side for sides, _ in SIDES.values() for side in sides),
     tokens=4_000,
-    most=16,
+    most=32,
     generated_share=0.0,
     margin=0.0,
     # A view of a training puzzle may be a held-out one.
     views=((0.0, "identity"),),
     depth=((0.0, 1, 2),),
-    muon_rate=3e-3,
-    adam_rate=3e-3,
+    muon_rate=2e-3,
+    adam_rate=2e-3,
     latent_rate=1e-2,
     weight_decay=0.01,
-    beta=0.01,
+    nearest_from=0.5,
     decay=0.3,
     ema=0.998,
     bf16=True,
@@ -46,16 +46,19 @@ CONFIG = TrainConfig(
 )
 
 NETWORKS: dict[str, dict[str, Any]] = {
-    "deterministic": {},
-    "random-start": {"random_start": True, "noise": 0.01},
-    "learned": {"noise_width": 32},
+    # Where nothing chooses among the answers, the nearest would be the only one ever learned, and nothing left to sample.
+    "deterministic": {"nearest_from": 1.0},
+    "random-start": {"network": {"random_start": True, "noise": 0.01}},
+    "learned": {"network": {"noise_width": 32}},
 }
-"""What sets each network apart: nothing; EqR's random start and damped noise; GRAM's learned noise."""
+"""What sets each network apart: no chance; EqR's random start and damped noise; GRAM's learned noise."""
 
 
 def config_of(name: str, seed: int) -> TrainConfig:
     """How a network of :data:`NETWORKS` is trained."""
-    return replace(CONFIG, network=replace(CONFIG.network, **NETWORKS[name]), seed=seed)
+    change = dict(NETWORKS[name])
+    network = replace(CONFIG.network, **change.pop("network", {}))
+    return replace(CONFIG, network=network, seed=seed, **change)
 
 
 def pack_of(puzzles: Sequence[Puzzle]) -> Pack:

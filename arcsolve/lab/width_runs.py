@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -270,7 +270,7 @@ def _average(values: Sequence[Any]) -> Any:
 
 
 def run(
-    seeds: int,
+    seeds: Iterable[int],
     data: Data,
     sizes: Sizes,
     folder: Path,
@@ -288,7 +288,7 @@ def run(
         trained: called with a network's name, its seed and a line of its log.
         finished: called with each new row.
     """
-    for seed in range(seeds):
+    for seed in seeds:
         known = {(row["way"], row["split"]) for row in rows if row["seed"] == seed}
         if len(known) == len(WAYS) * len(SPLITS):
             continue
