@@ -46,7 +46,7 @@ CONFIG = TrainConfig(
 )
 
 NETWORKS: dict[str, dict[str, Any]] = {
-    # Where nothing chooses among the answers, the nearest would be the only one ever learned, and nothing left to sample.
+    # Where nothing chooses among the answers, only the nearest would be learned, and nothing be left to sample.
     "deterministic": {"nearest_from": 1.0},
     "random-start": {"network": {"random_start": True, "noise": 0.01}},
     "learned": {"network": {"noise_width": 32}},
