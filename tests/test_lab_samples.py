@@ -22,7 +22,7 @@ from arcsolve.errors import ArcsolveError, FormatError
 from arcsolve.inference.evaluation import Hits
 from arcsolve.inference.settings import Settings
 from arcsolve.inference.solver import Solver
-from arcsolve.lab import samples
+from arcsolve.lab import samples, stages
 from arcsolve.lab.samples import Cell, Plan, Trajectory
 from arcsolve.network.config import NetworkConfig
 
@@ -162,7 +162,7 @@ def test_differences_are_paired_by_task() -> None:
     assert cells["1x2"]["vote_2"] == 0.5 and cells["2x2"]["passes"] == 12
     assert [cells[name]["pass"] for name in ("2x2", "1x1", "2 no noise")] == [1, 0.5, 0]
     assert cells["1x2"]["pass"] == pytest.approx(1 - 1 / 6)
-    assert samples.paired_difference([[1, 0]], [[0, 0]]) == {"gained": 1, "lost": 0, "difference": 0.5, "error": None}
+    assert stages.paired_difference([[1, 0]], [[0, 0]]) == {"gained": 1, "lost": 0, "difference": 0.5, "error": None}
 
 
 def test_noise_is_that_of_the_weights_or_given_and_never_none_for_several_samples() -> None:

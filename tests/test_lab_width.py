@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from arcsolve.cli.lab import lab
 from arcsolve.errors import ArcsolveError, FormatError
 from arcsolve.inference.sampler import sample
-from arcsolve.lab import rivals, width, width_runs
-from arcsolve.lab.ambiguity import FAMILIES, generate, suite
+from arcsolve.lab import rivals, width, width_runs, width_summary
+from arcsolve.lab.ambiguity import FAMILIES, generate
 from arcsolve.lab.width import WAYS, WIDTHS, Way, judge
 from arcsolve.lab.width_runs import Data, Sizes
 from arcsolve.views import View
@@ -67,7 +67,7 @@ def test_puzzles_count_alike_however_many_answers_they_have() -> None:
     pack = rivals.pack_of([*puzzles, generate("rules", 6, 1, rng)])
     assert set(pack.ids) == set(FAMILIES), "one task each"
     given = [pack.pair(i)[0].tobytes() for i in range(len(pack))]
-    assert [given.count(p.input.tobytes()) for p in puzzles] == [6, 6, 6]
+    assert [given.count(p.input.tobytes()) for p in puzzles] == [12, 12, 12]
 
 
 def test_a_runner_does_what_the_sampler_does(small: None, data: Data, tmp_path: Path) -> None:
@@ -127,11 +127,13 @@ def test_what_is_drawn_is_judged_by_hand() -> None:
     assert found["valid"] == 0.5
     assert found["coverage"] == [0.0, 0.25, 0.5, 0.5], "of 1, 2, 4 and 8"
     assert found["vote"] == [False, False, True, False]
+    assert found["balance"] is None, "of four right outputs there is nothing to be said"
+    many = judge(puzzle, [wrong, *[first] * 12, *[second] * 4, *[second] * 40])
     shares = np.array([0.75, 0.25])
-    assert found["balance"] == pytest.approx(-(shares * np.log(shares)).sum() / np.log(4))
-    assert judge(puzzle, [wrong])["balance"] is None
-    assert judge(puzzle, list(puzzle.answers))["balance"] == pytest.approx(1.0)
-    assert judge(generate("corner", 6, 1, np.random.default_rng(0)), [wrong])["balance"] is None
+    assert many["balance"] == pytest.approx(-(shares * np.log(shares)).sum() / np.log(4)), "of the first sixteen"
+    assert judge(puzzle, list(puzzle.answers) * 4)["balance"] == pytest.approx(1.0)
+    single = generate("corner", 6, 1, np.random.default_rng(0))
+    assert judge(single, list(single.answers) * 8)["balance"] is None
 
 
 class Steps:
@@ -157,17 +159,15 @@ def test_ways_draw_as_many_outputs_for_as_many_passes() -> None:
 
 
 def test_single_answers_are_compared_puzzle_by_puzzle() -> None:
-    def puzzles(first: str, answers: str) -> dict[tuple[int, int], dict[str, Any]]:
-        return {
-            (0, i): {"first": f == "1", "answers": int(a)} for i, (f, a) in enumerate(zip(first, answers, strict=True))
-        }
+    def verdicts(*puzzles: str) -> dict[int, list[bool]]:
+        return {i: [hit == "1" for hit in seeds] for i, seeds in enumerate(puzzles)}
 
-    found = width_runs.paired(puzzles("1110010", "1111112"), puzzles("0101011", "1111112"))
-    assert (found["gained"], found["lost"]) == (2, 1) and found["p"] == 1.0
-    assert found["right"] == pytest.approx(4 / 6) and found["base_right"] == pytest.approx(3 / 6)
-    clear = width_runs.paired(puzzles("1" * 8, "1" * 8), puzzles("0" * 8, "1" * 8))
-    assert clear["p"] == pytest.approx(2 / 2**8)
-    assert width_runs.paired({}, {})["right"] is None
+    found = width_summary.paired(verdicts("111", "110", "100", "000"), verdicts("111", "001", "011", "100"))
+    assert (found["puzzles"], found["gained"], found["lost"], found["p"]) == (4, 1, 1, 1.0)
+    assert found["right"] == pytest.approx(6 / 12) and found["base_right"] == pytest.approx(7 / 12)
+    clear = width_summary.paired(verdicts(*["111"] * 8), verdicts(*["001"] * 8))
+    assert clear["p"] == pytest.approx(2 / 2**8), "three seeds are not three times as many puzzles"
+    assert width_summary.paired({}, {})["right"] is None
 
 
 def test_a_tuned_setting_is_the_one_that_finds_most(monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
@@ -215,7 +215,7 @@ def test_the_command_trains_measures_resumes_and_tells(
     assert len(learned["coverage"]) == len(WIDTHS) and set(learned["seconds"]["width"]) == {str(k) for k in WIDTHS}
     drawn = CliRunner().invoke(lab, arguments, catch_exceptions=False)
     assert all(way in drawn.stdout for way in WAYS) and "posterior" in drawn.stdout
-    assert max(map(len, drawn.stdout.splitlines())) <= 80
+    assert max(map(len, drawn.stdout.splitlines())) <= 80 and "…" not in drawn.stdout
     other = CliRunner().invoke(lab, [*arguments, "--updates", "4"])
     assert isinstance(other.exception, ArcsolveError) and "line 1" in str(other.exception)
     (tmp_path / "width.jsonl").write_text("{}\n")
@@ -234,9 +234,29 @@ def test_training_goes_on_where_it_was_stopped(small: None, data: Data, tmp_path
     assert other is not None
     for name, tensor in made.network.items():
         np.testing.assert_allclose(tensor, other.network[name], atol=1e-5)
-    with pytest.raises(ArcsolveError, match="more than 4 updates"):
-        rivals.train("learned", 0, data.pack, tmp_path, updates=4)
 
 
-def test_suites_are_cheap_enough_to_make_again() -> None:
-    assert len(suite("held-out", 2, 0)) == 2 * len(FAMILIES)
+def test_what_later_seeds_bring_is_averaged_with_what_was_kept(
+    small: None, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows come back from the file as JSON has them; and only what is missing is measured."""
+    path = tmp_path / "width.jsonl"
+
+    def keep(row: dict[str, Any]) -> None:
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    assert width_runs.run(range(1), data, SIZES, tmp_path, [], finished=keep)
+    rows = width_runs.read(path, {})
+    left_out = rows.pop(3)
+    made: list[dict[str, Any]] = []
+    assert width_runs.run(range(2), data, SIZES, tmp_path, rows, finished=made.append)
+    assert [(row["seed"], row["way"], row["split"]) for row in made[:1]] == [(0, left_out["way"], left_out["split"])]
+    assert made[0]["puzzles"] == left_out["puzzles"] and {row["seed"] for row in made[1:]} == {1}
+    lines = width_summary.summary(rows)
+    assert all(line["seeds"] == 2 for line in lines) and len(lines) == 2 * len(WAYS)
+
+
+def test_more_puzzles_than_there_are_is_an_error_of_ours() -> None:
+    with pytest.raises(ArcsolveError, match="too few for a count of"):
+        Data.of(replace(SIZES, test=3_000, tune=1))

@@ -121,6 +121,7 @@ def _pool(
     from arcsolve.network.weights import load_weights, shipped_weights
 
     weights = load_weights(options["weights"] or shipped_weights())
+    make_settings(options, "cpu").noise_of(weights.config)  # before anything starts, see that the two go together
     with ExitStack() as stack:
         take_sigterm = stack.enter_context(sigterm_interrupts())
         pool: Pool

@@ -230,6 +230,7 @@ NAMED = (
     "views",
     "samples",
     "noise",
+    "temperature",
     "steps",
     "recall",
     "adapt_steps",

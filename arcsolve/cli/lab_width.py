@@ -59,8 +59,8 @@ def width(
     from arcsolve.cli.options import warn
     from arcsolve.files import lock_folder, make_folder, replace_file
     from arcsolve.inference.results import append
-    from arcsolve.lab import rivals, width_runs
-    from arcsolve.lab.width import WIDTHS
+    from arcsolve.lab import rivals, width_runs, width_summary
+    from arcsolve.lab import width as lab_width
     from arcsolve.render.width import plot
     from arcsolve.training.command import stop_signal
 
@@ -78,7 +78,9 @@ def width(
         click.echo("making the puzzles", err=True)
         data = width_runs.Data.of(sizes)
         networks = {name: rivals.config_of(name, 0).to_json() for name in rivals.NETWORKS}
-        head = {"data_sha256": data.hash, "sizes": asdict(sizes), "networks": json.loads(json.dumps(networks))}
+        drawn = {name: getattr(lab_width, name) for name in ("WIDTHS", "DEPTHS", "NOISES", "TEMPERATURES")}
+        told = {"sizes": asdict(sizes), "networks": networks, "drawn": drawn}
+        head = {"data_sha256": data.hash, **json.loads(json.dumps(told))}
         path = output / "width.jsonl"
         rows = width_runs.read(path, head)
 
@@ -103,30 +105,36 @@ def width(
         if not whole:
             warn(f"{output}: stopped; the same command goes on")
             raise SystemExit(130)
-        lines = width_runs.summary([row for row in rows if row["seed"] in chosen])
+        lines = width_summary.summary([row for row in rows if row["seed"] in chosen])
         facts = {**head, "seeds": seeds, "ways": lines}
         replace_file(output / "width.json", json.dumps(facts) + "\n")
-        if not plot(output / "width.svg", lines, WIDTHS):
+        if not plot(output / "width.svg", lines, lab_width.WIDTHS):
             warn("no plot: matplotlib is not installed (the extra `plot`)")
     if as_json:
         click.echo(json.dumps(facts))
         return
-    for split in width_runs.SPLITS:
+    for split in lab_width.SPLITS:
         own = [line for line in lines if line["split"] == split]
         count = sizes.test * len(own[0]["families"])
         consoles.out.print(f"{split}: {count} puzzles, {data.hash[:8]}, {seeds} networks of each kind; percent")
         consoles.out.print(_ways(own))
         consoles.out.print()
-    for name in ("families", "answers"):
-        consoles.out.print(f"held-out, by {name}: valid, coverage of 20, vote of 20")
-        consoles.out.print(_kinds([line for line in lines if line["split"] == "held-out"], name))
+    held_out = [line for line in lines if line["split"] == "held-out"]
+    for name, keys in (
+        ("families", ("valid", "coverage", "vote")),
+        ("answers", ("valid",)),
+        ("answers", ("coverage",)),
+    ):
+        what = ", ".join({"valid": "valid", "coverage": "found by 20", "vote": "vote of 20"}[key] for key in keys)
+        consoles.out.print(f"held-out, by {name}: {what}")
+        consoles.out.print(_kinds(held_out, name, keys))
         consoles.out.print()
     learned = next(line for line in lines if line["way"] == width_runs.CLAIM)
     guided, single = learned["guided"], learned["single"]
     consoles.out.print(f"learned noise, right: posterior {guided['posterior']:.1%}, prior {guided['prior']:.1%}")
     consoles.out.print(
         f"single-answer puzzles: {single['right']:.1%} right with learned noise, {single['base_right']:.1%} without; "
-        f"{single['gained']} gained, {single['lost']} lost, p = {single['p']:.2g}"
+        f"of {single['puzzles']}, {single['gained']} gained, {single['lost']} lost, p = {single['p']:.2g}"
     )
 
 
@@ -147,12 +155,12 @@ def _ways(lines: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _kinds(lines: list[dict[str, Any]], name: str) -> Table:
+def _kinds(lines: list[dict[str, Any]], name: str, keys: tuple[str, ...]) -> Table:
     kinds = list(lines[0][name])
     table = _table("way", *kinds)
     for line in lines:
         own = (line[name][kind] for kind in kinds)
-        table.add_row(line["way"], *(" ".join(f"{100 * one[key]:3.0f}" for key in one) for one in own))
+        table.add_row(line["way"], *(" ".join(f"{100 * one[key]:3.0f}" for key in keys) for one in own))
     return table
 
 

@@ -59,6 +59,8 @@ def joint_config(weights: Weights, settings: JointSettings, tasks: int, seed: in
         ema=0.99,
         bf16=True,
         compile=tasks * settings.presentations >= COMPILE_FROM,
+        # As tasks are solved, and refined one by one: the posterior has no part in either.
+        prior_share=1.0,
         protocol="joint",
         seed=seed,
     )

@@ -71,11 +71,12 @@ class Recall:
         chosen = order[: max(1, int((tokens[order].cumsum() <= TOKENS / 2).sum()))]
         store = PairStore(pairs, self.device)
         generator = torch.Generator(self.device).manual_seed(0)
+        normal = normal_from(generator, self.device)
         totals = np.zeros(len(rows))
         latents = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)).to(self.device)
         for pair in chosen:
             for dihedral, (height, width) in ((0, canvas[pair]), (4, canvas[pair][::-1])):
-                # All rows see the same presentation.
+                # All rows see the same presentation, and the same chance.
                 colours = random_colours(1, generator).expand(len(rows), COLOURS)
                 view = ViewDraw(torch.full((len(rows),), dihedral, device=self.device), colours)
                 index = torch.full((len(rows),), int(pair), device=self.device)
@@ -86,7 +87,7 @@ class Recall:
                     latents,
                     batch,
                     steps=self.weights.config.steps,
-                    normal=normal_from(generator, self.device),
+                    normal=lambda shape: normal((1, *shape[1:])).expand(shape),
                 )
                 totals += losses.nats.double().cpu().numpy()
         return [float(total) / (2 * len(chosen)) for total in totals]

@@ -37,6 +37,8 @@ def made_with(backend: str, settings: Settings, protocol: str, joint: dict[str, 
         joint: how the set was adapted to jointly, if it was.
     """
     told = {**asdict(settings), "joint": joint, "backend": backend, "protocol": protocol}
+    if settings.temperature == 1.0:
+        del told["temperature"]  # there was no other once, and lines of then still count
     value: dict[str, Any] = json.loads(json.dumps(told))
     return value
 
@@ -49,7 +51,8 @@ def told_of(weights: Weights, backend: str, settings: Settings) -> dict[str, Any
         "backend": backend,
         "views": settings.views,
         "samples": effective_samples(weights.config, settings.samples, noise),
-        "noise": noise,
+        "noise": "learned" if weights.config.noise_width else noise,
+        "temperature": settings.temperature,
         "steps": settings.steps or weights.config.steps,
         "recall": settings.recall,
         "adapt_steps": settings.adapt.steps,

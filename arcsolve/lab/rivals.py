@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from arcsolve.errors import ArcsolveError
 from arcsolve.lab.ambiguity import FAMILIES, MOST, SIDES, Puzzle
 from arcsolve.network.config import NetworkConfig
 from arcsolve.network.weights import Weights, load_weights
@@ -48,10 +47,12 @@ CONFIG = TrainConfig(
 NETWORKS: dict[str, dict[str, Any]] = {
     # Where nothing chooses among the answers, only the nearest would be learned, and nothing be left to sample.
     "deterministic": {"nearest_from": 1.0},
+    # What the nearest answer does without anything that chooses: a control.
+    "committed": {},
     "random-start": {"network": {"random_start": True, "noise": 0.01}},
     "learned": {"network": {"noise_width": 32}},
 }
-"""What sets each network apart: no chance; EqR's random start and damped noise; GRAM's learned noise."""
+"""What sets each network apart: no chance, twice; EqR's random start and damped noise; GRAM's learned noise."""
 
 
 def config_of(name: str, seed: int) -> TrainConfig:
@@ -70,7 +71,7 @@ def pack_of(puzzles: Sequence[Puzzle]) -> Pack:
                 for puzzle in puzzles
                 if puzzle.family == family
                 for answer in puzzle.answers
-                for _ in range(MOST // len(puzzle.answers))
+                for _ in range(2 * MOST // len(puzzle.answers))
             ]
             for family in FAMILIES
         }
@@ -90,6 +91,9 @@ def train(
 ) -> Weights | None:
     """Train a network in a run folder, or go on where it was stopped; its weights, ``None`` where ``stopped``.
 
+    Args:
+        folder: of this network, seed and number of updates; another number is another run.
+
     Raises:
         ArcsolveError: the folder is of another run, or cannot be written.
     """
@@ -97,8 +101,6 @@ def train(
     trainer = Trainer(config_of(name, seed), pack, torch.device("cpu"))
     if checkpoint.exists(folder):
         checkpoint.load(trainer, folder, warn)
-        if trainer.counters.updates > updates:
-            raise ArcsolveError(f"{folder}: was trained for more than {updates} updates; choose another folder")
     if not run(trainer, Budget(updates=updates), folder=folder, report=report, warn=warn, stopped=stopped):
         return None
     return load_weights(folder / checkpoint.WEIGHTS)

@@ -25,6 +25,7 @@ from arcsolve.inference.settings import Clock, Settings
 from arcsolve.inference.solution import Candidate
 from arcsolve.inference.solver import Solver
 from arcsolve.inference.voting import Plausible, attempts, plausible, vote
+from arcsolve.lab.stages import paired_difference
 from arcsolve.network.config import NetworkConfig
 from arcsolve.shapes import canvas_size
 from arcsolve.views import random_views
@@ -127,7 +128,8 @@ class Trajectory:
         change: of ``h`` in the last step, root mean square.
         runner_up: a second answer for when all agree.
         solved: demonstrations that the same view solves with the same random numbers. Learned noise is at the prefix
-            alone, so it is the very same; noise in ``h`` is of another shape where canvases differ in size.
+            alone, so it is the very same, unless a random start is drawn before it; noise in ``h`` and random starts
+            are of another shape where canvases differ in size.
     """
 
     view: int
@@ -329,18 +331,3 @@ def summary(tasks: Sequence[Task], plan: Plan, steps: int, done: Mapping[str, di
     ]
     seconds = {name: statistics.fmean(row["seconds"][name] for row in rows) for name in rows[0]["seconds"]}
     return {"cells": lines, "differences": differences, "rules": rules, "seconds": seconds}
-
-
-def paired_difference(own: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Of hits by task and test output: outputs gained and lost, and the difference of the shares, averaged over tasks.
-
-    ``error`` is that difference's standard error over tasks, ``None`` for a single one.
-    """
-    pairs = [list(zip(a, b, strict=True)) for a, b in zip(own, other, strict=True)]
-    by_task = [statistics.fmean(a - b for a, b in outputs) for outputs in pairs]
-    return {
-        "gained": sum(a > b for outputs in pairs for a, b in outputs),
-        "lost": sum(a < b for outputs in pairs for a, b in outputs),
-        "difference": statistics.fmean(by_task),
-        "error": statistics.stdev(by_task) / len(by_task) ** 0.5 if len(by_task) > 1 else None,
-    }

@@ -103,6 +103,8 @@ def solve_arms(
         runs = joint if arm.joint else solver
         assert runs is not None
         settings = arm.settings(base)
+        if runs.weights.config.noise_width:
+            settings = replace(settings, noise=None)  # where it is learned, the arms with noise have that
         if arm.preparation not in prepared:
             began = time.monotonic()
             prepared[arm.preparation] = (runs.prepare(hidden, settings), time.monotonic() - began)
@@ -177,11 +179,21 @@ def summary(tasks: Sequence[Task], names: Sequence[str], done: dict[str, dict[st
         line: dict[str, Any] = {"arm": name, "against": ARMS[name].against}
         line |= {key: statistics.fmean(hit for row in own for hit in row[key]) for key in FIGURES}
         line["seconds"] = statistics.fmean(row["seconds"] for row in own)
-        pairs = [list(zip(a["pass_at_2"], b["pass_at_2"], strict=True)) for a, b in zip(own, other, strict=True)]
-        line["gained"] = sum(a and not b for outputs in pairs for a, b in outputs)
-        line["lost"] = sum(b and not a for outputs in pairs for a, b in outputs)
-        by_task = [statistics.fmean(int(a) - int(b) for a, b in outputs) for outputs in pairs]
-        line["difference"] = statistics.fmean(by_task)
-        line["error"] = statistics.stdev(by_task) / len(by_task) ** 0.5 if len(by_task) > 1 else None
+        line |= paired_difference([row["pass_at_2"] for row in own], [row["pass_at_2"] for row in other])
         lines.append(line)
     return lines
+
+
+def paired_difference(own: Sequence[Sequence[bool]], other: Sequence[Sequence[bool]]) -> dict[str, Any]:
+    """Of hits by task and test output: outputs gained and lost, and the difference of the shares, averaged over tasks.
+
+    ``error`` is that difference's standard error over tasks, ``None`` for a single one.
+    """
+    pairs = [list(zip(a, b, strict=True)) for a, b in zip(own, other, strict=True)]
+    by_task = [statistics.fmean(int(a) - int(b) for a, b in outputs) for outputs in pairs]
+    return {
+        "gained": sum(a > b for outputs in pairs for a, b in outputs),
+        "lost": sum(a < b for outputs in pairs for a, b in outputs),
+        "difference": statistics.fmean(by_task),
+        "error": statistics.stdev(by_task) / len(by_task) ** 0.5 if len(by_task) > 1 else None,
+    }

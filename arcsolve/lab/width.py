@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,20 @@ from arcsolve.arc.grid import COLOURS, Grid
 from arcsolve.inference.backend import Array, Backend, Inputs
 from arcsolve.lab.ambiguity import Puzzle, valid
 
+SPLITS = ("held-out", "larger")
+"""Of :func:`~arcsolve.lab.ambiguity.suite`, those to judge by."""
+
 WIDTHS = (1, 2, 4, 8, 16, 20, 32, 64)
 """Trajectories at which coverage and accuracy are read; 20 is GRAM's."""
 
 DEPTHS = 8
 """Supervision steps to which every network is run when depth is looked at."""
 
-NOISES = (0.03, 0.1, 0.3, 1.0)
+NOISES = (0.03, 0.1, 0.3, 1.0, 3.0)
 """Standard deviations from which test-time noise takes the one that finds most."""
+
+DRAWS_AN_ANSWER = 4
+"""Right outputs for each answer, of which the balance is told."""
 
 Rolled = tuple[list[NDArray[np.uint8]], Array]
 """Grids [K, H, W] after each step, and the last step's logits [K, H, W, 11]."""
@@ -116,8 +122,9 @@ def judge(puzzle: Puzzle, grids: Sequence[Grid]) -> dict[str, Any]:
     Returns:
         ``family``; ``answers``, how many there are; ``valid``, the share of the outputs that are right; ``first``,
         whether the first one is; by :data:`WIDTHS`, as far as there are as many, ``coverage``, the share of the answers
-        among the first k, and ``vote``, whether the most frequent of the first k is right; ``balance``, the entropy of
-        the right outputs over the puzzle's answers as a share of its largest, ``None`` for one answer or none found.
+        among the first k, and ``vote``, whether the most frequent of the first k is right; ``balance``, the entropy
+        over the puzzle's answers of its first right outputs, four for each answer, as a share of the largest: ``None``
+        for one answer or fewer right outputs, since few of them look uneven however they are drawn.
     """
     known: dict[bytes, bool] = {}
     keys = [grid.tobytes() for grid in grids]
@@ -126,13 +133,15 @@ def judge(puzzle: Puzzle, grids: Sequence[Grid]) -> dict[str, Any]:
             known[key] = valid(puzzle, grid)
     answers = len(puzzle.answers)
     widths = [k for k in WIDTHS if k <= len(keys)]
-    right = Counter(key for key in keys if known[key])
-    shares = np.array(list(right.values())) / max(1, right.total())
-    balance = float(-(shares * np.log(shares)).sum() / math.log(answers)) if answers > 1 and right else None
+    right = [key for key in keys if known[key]]
+    enough, balance = DRAWS_AN_ANSWER * answers, None
+    if answers > 1 and len(right) >= enough:
+        shares = np.array(list(Counter(right[:enough]).values())) / enough
+        balance = float(-(shares * np.log(shares)).sum() / math.log(answers))
     return {
         "family": puzzle.family,
         "answers": answers,
-        "valid": right.total() / len(keys),
+        "valid": len(right) / len(keys),
         "first": known[keys[0]],
         "coverage": [len({key for key in keys[:k] if known[key]}) / answers for k in widths],
         "vote": [known[Counter(keys[:k]).most_common(1)[0][0]] for k in widths],
@@ -158,6 +167,7 @@ class Way:
 
 WAYS = {
     "deterministic": Way("deterministic", "once"),
+    "nearest answer": Way("committed", "once"),
     "test-time noise": Way("deterministic", tuned="noise"),
     "random start": Way("random-start"),
     "output sampling": Way("deterministic", "cells", tuned="entropy"),
@@ -166,8 +176,13 @@ WAYS = {
     "learned latents": Way("learned"),
 }
 
-TEMPERATURES = (0.25, 0.5, 1.0, 2.0)
+TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Temperatures from which the best output sampling takes the one that finds most."""
+
+
+def own_seed(seed: int, puzzle: int) -> int:
+    """The seed of a puzzle's draws, by its number: no two share theirs."""
+    return 100_000 * seed + puzzle
 
 
 def draw(way: Way, runner: Runner, puzzle: Puzzle, count: int, setting: float, seed: int) -> NDArray[np.uint8]:
@@ -196,13 +211,16 @@ def tune(way: Way, runner: Runner, puzzles: Sequence[Puzzle], entropy: float, se
     config = runner.backend.config
     if way.tuned == "entropy":
         steps = config.steps
-        return matched_temperature([runner.roll(puzzle, 1, steps, seed=seed)[1][0] for puzzle in puzzles], entropy)
+        return matched_temperature([runner.roll(puzzle, 1, steps)[1][0] for puzzle in puzzles], entropy)
     if way.tuned is None:
         return 1.0 if config.noise_width else config.noise
     tried = NOISES if way.tuned == "noise" else TEMPERATURES
     at = WIDTHS.index(20)
     found = [
-        statistics.fmean(judge(p, list(draw(way, runner, p, 20, setting, seed)))["coverage"][at] for p in puzzles)
+        statistics.fmean(
+            judge(p, list(draw(way, runner, p, 20, setting, own_seed(seed, i))))["coverage"][at]
+            for i, p in enumerate(puzzles)
+        )
         for setting in tried
     ]
     return tried[found.index(max(found))]
@@ -214,8 +232,8 @@ def by_depth(way: Way, runner: Runner, puzzles: Sequence[Puzzle], setting: float
     figures: dict[str, list[list[float]]] = {
         name: [[] for _ in range(DEPTHS)] for name in ("valid", "coverage", "vote")
     }
-    for puzzle in puzzles:
-        grids, _ = runner.roll(puzzle, count, DEPTHS, noise=setting, seed=seed)
+    for i, puzzle in enumerate(puzzles):
+        grids, _ = runner.roll(puzzle, count, DEPTHS, noise=setting, seed=own_seed(seed, i))
         for step, drawn in enumerate(grids):
             judged = judge(puzzle, list(drawn))
             figures["valid"][step].append(judged["valid"])
@@ -224,24 +242,26 @@ def by_depth(way: Way, runner: Runner, puzzles: Sequence[Puzzle], setting: float
     return {name: [round(statistics.fmean(values), 4) for values in steps] for name, steps in figures.items()}
 
 
-def seconds(runner: Runner, puzzles: Sequence[Puzzle], rounds: int = 3) -> dict[str, dict[int, float]]:
-    """Median seconds a puzzle: of k trajectories at the trained depth, and of one trajectory at each depth, in turn."""
+def seconds(runner: Runner, puzzles: Sequence[Puzzle], setting: float, rounds: int = 3) -> dict[str, dict[str, float]]:
+    """Seconds a puzzle: ``width``, of k trajectories at the trained depth, ``depth``, of one at each depth, by number.
+
+    Taken in turn; of each puzzle the median over the rounds, and of those the mean.
+    """
     steps = runner.backend.config.steps
-    noise = float(bool(runner.backend.config.noise_width))
-    runs: list[tuple[str, int, Callable[[Puzzle], object]]] = [
-        *(("width", k, lambda p, k=k: runner.roll(p, k, steps, noise=noise)) for k in WIDTHS),
-        *(("depth", n, lambda p, n=n: runner.roll(p, 1, n, noise=noise)) for n in (k * steps for k in WIDTHS)),
-    ]
-    taken: dict[tuple[str, int], list[float]] = {}
-    for _ in range(rounds):
-        for name, number, call in runs:
-            for puzzle in puzzles:
+    runs = [("width", k, k, steps) for k in WIDTHS] + [("depth", k * steps, 1, k * steps) for k in WIDTHS]
+    taken: dict[tuple[str, int], list[list[float]]] = {(name, number): [] for name, number, *_ in runs}
+    for puzzle in puzzles:
+        own: dict[tuple[str, int], list[float]] = {key: [] for key in taken}
+        for _ in range(rounds):
+            for name, number, count, depth in runs:
                 began = time.perf_counter()
-                call(puzzle)
-                taken.setdefault((name, number), []).append(time.perf_counter() - began)
-    found: dict[str, dict[int, float]] = {"width": {}, "depth": {}}
-    for (name, number), values in taken.items():
-        found[name][number] = round(statistics.median(values), 5)
+                runner.roll(puzzle, count, depth, noise=setting)
+                own[name, number].append(time.perf_counter() - began)
+        for key, values in own.items():
+            taken[key].append(values)
+    found: dict[str, dict[str, float]] = {"width": {}, "depth": {}}
+    for (name, number), by_puzzle in taken.items():
+        found[name][str(number)] = round(statistics.fmean(map(statistics.median, by_puzzle)), 5)
     return found
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,16 +19,14 @@ from arcsolve.inference.results import DAMAGED, whole_lines
 from arcsolve.inference.torch_backend import TorchBackend, build_network
 from arcsolve.lab import rivals, width
 from arcsolve.lab.ambiguity import Puzzle, suite
-from arcsolve.lab.width import WAYS, WIDTHS, Runner, Way
+from arcsolve.lab.width import SPLITS, WAYS, WIDTHS, Runner, Way
 from arcsolve.network.weights import Weights
 from arcsolve.training.objective import normal_from, objective
 from arcsolve.training.pack import Pack
 from arcsolve.training.pairs import PairStore, ViewDraw
 
-SPLITS = ("held-out", "larger")
 CPU = torch.device("cpu")
-BASELINE = "deterministic"
-CLAIM, CONTROL = "learned latents", "output sampling"
+CLAIM = "learned latents"
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,18 @@ class Data:
 
     @classmethod
     def of(cls, sizes: Sizes) -> Data:
-        """The same for the same sizes."""
+        """The same for the same sizes.
+
+        Raises:
+            ArcsolveError: a family has not as many puzzles.
+        """
+        try:
+            return cls._made(sizes)
+        except ValueError as error:
+            raise ArcsolveError(str(error)) from error
+
+    @classmethod
+    def _made(cls, sizes: Sizes) -> Data:
         held_out = suite("held-out", sizes.test + sizes.tune, seed=0)
         first = tuple(width.in_turn(held_out, sizes.test))
         test = {"held-out": first, "larger": suite("larger", sizes.test, seed=0)}
@@ -91,7 +99,10 @@ def runner_of(weights: Weights) -> Runner:
 def entropy_of(runner: Runner, puzzles: Sequence[Puzzle], seed: int) -> float:
     """Mean entropy in nats of the cells of what learned latents draw, over puzzles."""
     way = WAYS[CLAIM]
-    return statistics.fmean(width.cell_entropy(width.draw(way, runner, p, WIDTHS[-1], 1.0, seed)) for p in puzzles)
+    return statistics.fmean(
+        width.cell_entropy(width.draw(way, runner, p, WIDTHS[-1], 1.0, width.own_seed(seed, i)))
+        for i, p in enumerate(puzzles)
+    )
 
 
 def guided_accuracy(weights: Weights, puzzles: Sequence[Puzzle], seed: int) -> dict[str, float]:
@@ -121,11 +132,14 @@ def guided_accuracy(weights: Weights, puzzles: Sequence[Puzzle], seed: int) -> d
     return found
 
 
-def measure(seed: int, weights: Mapping[str, Weights], data: Data, sizes: Sizes) -> Iterator[dict[str, Any]]:
+def measure(
+    seed: int, weights: Mapping[str, Weights], data: Data, sizes: Sizes, known: Container[tuple[str, str]] = ()
+) -> Iterator[dict[str, Any]]:
     """Rows of one seed: one for each way and split.
 
     Args:
         weights: by name of :data:`~arcsolve.lab.rivals.NETWORKS`.
+        known: (way, split) of rows that are not wanted.
 
     Yields:
         ``way``, ``split``, ``weights_sha256``, ``setting`` (noise or temperature), ``puzzles`` (:func:`width.judge` of
@@ -135,12 +149,15 @@ def measure(seed: int, weights: Mapping[str, Weights], data: Data, sizes: Sizes)
     runners = {name: runner_of(one) for name, one in weights.items()}
     entropy = entropy_of(runners[WAYS[CLAIM].network], data.tune, seed)
     for name, way in WAYS.items():
+        wanted = [split for split in SPLITS if (name, split) not in known]
+        if not wanted:
+            continue
         runner = runners[way.network]
         setting = width.tune(way, runner, data.tune, entropy, seed)
-        for split in SPLITS:
+        for split in wanted:
             puzzles = data.test[split]
             judged = [
-                width.judge(p, list(width.draw(way, runner, p, WIDTHS[-1], setting, seed + 1_000 * i)))
+                width.judge(p, list(width.draw(way, runner, p, WIDTHS[-1], setting, width.own_seed(seed, i))))
                 for i, p in enumerate(puzzles)
             ]
             few = list(width.in_turn(puzzles, sizes.timed))
@@ -151,7 +168,9 @@ def measure(seed: int, weights: Mapping[str, Weights], data: Data, sizes: Sizes)
                 "setting": setting,
                 "puzzles": judged,
                 "depth": _depth(way, runner, puzzles, setting, seed),
-                "seconds": width.seconds(runner, few) if split == "held-out" and way.kind == "trajectories" else None,
+                "seconds": width.seconds(runner, few, setting)
+                if split == "held-out" and way.kind == "trajectories"
+                else None,
                 "guided": guided_accuracy(weights[way.network], puzzles, seed) if name == CLAIM else None,
             }
 
@@ -181,94 +200,6 @@ def read(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line for each split and way: means over puzzles and seeds.
-
-    Returns:
-        ``split``, ``way``, ``seeds``, ``setting``; ``valid``, ``first``, ``coverage`` and ``vote`` by width,
-        ``coverage_seeds``, coverage@20 of each seed; ``balance``; ``families`` and ``answers``, the same of each family
-        and number of answers (``valid``, ``coverage`` at 20, ``vote`` at 20 or at the one there is); ``single``, the
-        first output of single-answer puzzles against the deterministic network's; ``depth``, ``seconds``, ``guided``.
-    """
-    lines = []
-    for split in SPLITS:
-        base = _puzzles(rows, split, BASELINE)
-        for way in WAYS:
-            own = [row for row in rows if (row["split"], row["way"]) == (split, way)]
-            if not own:
-                continue
-            puzzles = [p for row in own for p in row["puzzles"]]
-            line = {"split": split, "way": way, "seeds": len(own)}
-            line["setting"] = statistics.fmean(row["setting"] for row in own)
-            line |= _means(puzzles) | {"balance": _mean([p["balance"] for p in puzzles if p["balance"] is not None])}
-            line["coverage_seeds"] = [_means(row["puzzles"])["coverage"][_at(row["puzzles"])] for row in own]
-            for name, key in (("families", "family"), ("answers", "answers")):
-                kinds = sorted({p[key] for p in puzzles})
-                line[name] = {str(kind): _brief([p for p in puzzles if p[key] == kind]) for kind in kinds}
-            line["single"] = paired(_puzzles(rows, split, way), base)
-            for name in ("depth", "seconds", "guided"):
-                line[name] = _average([row[name] for row in own if row[name] is not None])
-            lines.append(line)
-    return lines
-
-
-def paired(
-    own: Mapping[tuple[int, int], dict[str, Any]], base: Mapping[tuple[int, int], dict[str, Any]]
-) -> dict[str, Any]:
-    """First outputs on single-answer puzzles, seed by seed and puzzle by puzzle, against the baseline's.
-
-    Returns:
-        ``right`` and ``base_right``, shares; ``gained`` and ``lost``, puzzles; ``p``, two-sided, McNemar's exact.
-    """
-    both = [(own[key]["first"], base[key]["first"]) for key in own if key in base and own[key]["answers"] == 1]
-    gained, lost = sum(a and not b for a, b in both), sum(b and not a for a, b in both)
-    tail = sum(math.comb(gained + lost, i) for i in range(min(gained, lost) + 1)) / 2 ** (gained + lost)
-    return {
-        "right": _mean([float(a) for a, _ in both]),
-        "base_right": _mean([float(b) for _, b in both]),
-        "gained": gained,
-        "lost": lost,
-        "p": min(1.0, 2 * tail),
-    }
-
-
-def _puzzles(rows: Sequence[dict[str, Any]], split: str, way: str) -> dict[tuple[int, int], dict[str, Any]]:
-    chosen = (row for row in rows if (row["split"], row["way"]) == (split, way))
-    return {(row["seed"], i): puzzle for row in chosen for i, puzzle in enumerate(row["puzzles"])}
-
-
-def _at(puzzles: Sequence[dict[str, Any]]) -> int:
-    """Where in the widths 20 is, or the only one there is."""
-    return min(WIDTHS.index(20), len(puzzles[0]["coverage"]) - 1)
-
-
-def _means(puzzles: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    means: dict[str, Any] = {key: statistics.fmean(p[key] for p in puzzles) for key in ("valid", "first")}
-    for key in ("coverage", "vote"):
-        means[key] = [statistics.fmean(values) for values in zip(*(p[key] for p in puzzles), strict=True)]
-    return means
-
-
-def _brief(puzzles: Sequence[dict[str, Any]]) -> dict[str, float]:
-    means, at = _means(puzzles), _at(puzzles)
-    return {"valid": means["valid"], "coverage": means["coverage"][at], "vote": means["vote"][at]}
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
-
-
-def _average(values: Sequence[Any]) -> Any:
-    """Nested dictionaries and lists of numbers, averaged leaf by leaf; ``None`` of none."""
-    if not values:
-        return None
-    if isinstance(values[0], dict):
-        return {key: _average([value[key] for value in values]) for key in values[0]}
-    if isinstance(values[0], list):
-        return [_average(list(several)) for several in zip(*values, strict=True)]
-    return statistics.fmean(values)
-
-
 def run(
     seeds: Iterable[int],
     data: Data,
@@ -294,7 +225,7 @@ def run(
             continue
         weights: dict[str, Weights] = {}
         for name in rivals.NETWORKS:
-            own = folder / f"{name}-{seed}"
+            own = folder / f"{name}-{seed}-{sizes.updates}"
             own.mkdir(exist_ok=True)
             report = partial(trained, name, seed)
             made = rivals.train(
@@ -303,10 +234,9 @@ def run(
             if made is None:
                 return False
             weights[name] = made
-        for row in measure(seed, weights, data, sizes):
+        for row in measure(seed, weights, data, sizes, known):
+            rows.append({"seed": seed, **row})
+            finished(rows[-1])
             if stopped():
                 return False
-            if (row["way"], row["split"]) not in known:
-                rows.append({"seed": seed, **row})
-                finished(rows[-1])
     return True

@@ -43,7 +43,7 @@ def balanced_kl(q: Gaussian, p: Gaussian) -> Tensor:
 
 
 class Head(nn.Linear):
-    """Reads a Gaussian off tokens of unit variance; at first of deviation 0.1."""
+    """Reads a Gaussian off tokens; at first of deviation 0.1."""
 
     def __init__(self, width: int, noise_width: int) -> None:
         super().__init__(width, 2 * noise_width)

@@ -17,7 +17,7 @@ def plot(path: Path, lines: list[dict[str, Any]], widths: tuple[int, ...]) -> bo
     """Draw coverage and accuracy against trajectories and against steps, with seconds beside them.
 
     Args:
-        lines: of :func:`arcsolve.lab.width_runs.summary`; those of held-out puzzles are drawn.
+        lines: of :func:`arcsolve.lab.width_summary.summary`; those of held-out puzzles are drawn.
         widths: the numbers of trajectories that they tell of.
 
     Returns:
@@ -44,7 +44,7 @@ def plot(path: Path, lines: list[dict[str, Any]], widths: tuple[int, ...]) -> bo
     names = ("answers found, %", "right by the vote, %")
     for row, name in enumerate(names):
         _label(axes[row][0], "trajectories, at the trained depth", name)
-        _label(axes[row][1], "supervision steps of 20 trajectories", name)
+        _label(axes[row][1], "supervision steps (20 trajectories, one without chance)", name)
         axes[row][0].set_xscale("log", base=2)
     for row, name in enumerate(("trajectories side by side", "steps of one trajectory, one after the other")):
         _label(axes[row][2], name, "milliseconds a puzzle")

@@ -32,8 +32,10 @@ class Beta:
     value: float
     best: float = 0.0
 
-    def follow(self, posterior: float, prior: float) -> None:
-        """Move by the shares of right outputs, 0..1, that the two have led to since the line before."""
+    def follow(self, posterior: float | None, prior: float | None) -> None:
+        """Move by the shares of right outputs, 0..1, that the two led to since the line before, if both are known."""
+        if posterior is None or prior is None:
+            return
         if posterior < self.best - LOSS:
             factor = 1 / FALL
         elif posterior - prior > GAP:

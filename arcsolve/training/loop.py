@@ -55,10 +55,6 @@ class _Window:
     exact: Tensor | float = 0.0
     samples: int = 0
     kl: Tensor | float = 0.0
-    guided: Tensor | float = 0.0
-    guided_exact: Tensor | float = 0.0
-    prior_exact: Tensor | float = 0.0
-    noisy: int = 0
     started: float = field(default_factory=time.monotonic)
 
     def add(self, learned: Learned) -> None:
@@ -66,12 +62,7 @@ class _Window:
         self.nats += learned.nats.sum()
         self.exact += learned.exact.sum()
         self.samples += len(learned.nats)
-        if learned.guided is not None:
-            self.kl += learned.kl.sum()
-            self.guided += learned.guided.sum()
-            self.guided_exact += (learned.exact & learned.guided).sum()
-            self.prior_exact += (learned.exact & ~learned.guided).sum()
-            self.noisy += len(learned.nats)
+        self.kl += learned.kl.sum()
 
 
 class _Watch:
@@ -169,8 +160,9 @@ def run(
             row = _row(trainer, window, progress)
             window = _Window()
             good = watch.healthy(row)
-            if good and "exact_prior" in row:
-                trainer.beta.follow(row["exact_posterior"], row["exact_prior"])
+            trainer.tally.zero_()
+            if good:
+                trainer.beta.follow(row.get("exact_posterior"), row.get("exact_prior"))
             if not good:
                 watch.roll_back(row)
                 warn(
@@ -201,13 +193,12 @@ def _row(trainer: Trainer, window: _Window, progress: float) -> dict[str, Any]:
     inner, steps = trainer.depth
     nats, exact = world.mean([float(window.nats) / window.samples, float(window.exact) / window.samples])
     noise = {}
-    if window.noisy:
-        sums = (window.kl, window.guided, window.guided_exact, window.prior_exact)
-        kl, guided, posterior, prior = world.mean([float(one) for one in sums])
+    guided, guided_right, free, free_right = world.mean(trainer.tally.tolist())
+    if guided + free:
         noise = {
-            "kl": round(kl / max(guided, 1), 4),
-            "exact_posterior": round(posterior / max(guided, 1), 4),
-            "exact_prior": round(prior / max(window.noisy - guided, 1), 4),
+            "kl": round(world.mean([float(window.kl)])[0] / max(guided, 1), 4),
+            "exact_posterior": round(guided_right / guided, 4) if guided else None,
+            "exact_prior": round(free_right / free, 4) if free else None,
             "beta": round(trainer.beta.value, 4),
         }
     return {

@@ -58,7 +58,7 @@ def objective(
     knows for this input.
 
     Learned noise (GRAM, 2605.19376) is drawn from the posterior from transition ``batch.commit`` on, which costs
-    ``beta`` times its KL to the prior, per cell as the cross-entropy is: at 1 the two are the evidence lower bound.
+    ``beta`` times its KL to the prior, per cell as the cross-entropy is: at 1 the two are each step's evidence bound.
     Before that, and in batches that do not say, it is drawn from the prior, as at inference. The halting head learns
     from those alone.
 

@@ -38,7 +38,7 @@ class TrainConfig:
         nearest_from: share of the budget from which on, with several known outputs of an input, what the prior leads
             to is judged by the nearest of them; by then the posterior must have given each its place.
         prior_first: of those others, the share whose first transitions, a random number of them, come from the prior.
-        beta: weight of the learned noise's KL at first, where 1 makes the loss the evidence lower bound; it then
+        beta: weight of the learned noise's KL at first, where 1 makes the loss each step's evidence bound; it then
             follows the gap between right answers with the posterior and with the prior. It starts low, for the
             posterior to be of use before it is dear.
         noise_from: share of the budget before which learned noise is left out.

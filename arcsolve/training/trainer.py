@@ -47,13 +47,12 @@ class Counters:
 class Learned(NamedTuple):
     """Of an update's presentations in this process: last-step loss [B] in nats a cell, and whether exact [B].
 
-    With learned noise also its KL [B] in nats, and whether the posterior was followed [B].
+    ``kl`` [B] is that of learned noise in nats, over all steps.
     """
 
     nats: Tensor
     exact: Tensor
     kl: Tensor
-    guided: Tensor | None
 
 
 class Trainer:
@@ -117,7 +116,10 @@ class Trainer:
         self.slowed = 1.0  # factor on the rates after rollbacks
         self.depth = config.depth_at(0.0)
         self.nearest = False
-        self.beta = Beta(config.beta)
+        self.beta = Beta(_beta_of(initial, config))
+        # What the next line of the log is to steer it by: presentations from the posterior, right ones of them, and the
+        # same from the prior. A checkpoint keeps them, since a run may stop between two lines.
+        self.tally = torch.zeros(4, device=device)
         self.bf16 = config.bf16 and has_bf16(device)
         self.compiled = config.compile and can_compile(device)
         if self.compiled:
@@ -149,10 +151,14 @@ class Trainer:
         """Learn from one batch: one optimizer update, or one after each supervision step where so configured."""
         before = self.counters.updates
         batch = self.draw(progress)
+        kl = torch.zeros(len(batch.cells), device=self.device)
         for losses in self.learn(batch):
             self.apply(progress)
-            guided = None if batch.commit is None else batch.commit < self.depth[1]
-            learned = Learned(losses.nats, losses.exact, losses.kl, guided)
+            kl = kl + losses.kl
+        learned = Learned(losses.nats, losses.exact, kl)
+        if batch.commit is not None:
+            guided, right = batch.commit < self.depth[1], losses.exact
+            self.tally += torch.stack([guided.sum(), (guided & right).sum(), (~guided).sum(), (~guided & right).sum()])
         self.count(batch)
         if self.config.resets_at(before, self.counters.updates, progress):
             self.reset_rows()
@@ -256,9 +262,16 @@ class Trainer:
                 "device": device_name(self.device),
                 "config": self.config.to_json(),
                 **asdict(self.counters),
+                **({"beta": self.beta.value} if self.config.network.noise_width else {}),
                 "initial": {"sha256": initial.sha256, "training": initial.training} if initial else None,
             },
         )
+
+
+def _beta_of(initial: Weights | None, config: TrainConfig) -> float:
+    """The KL's weight at first: what weights that have learned noise had come to."""
+    known = initial is not None and initial.config.noise_width and initial.training.get("beta")
+    return float(known) if known else config.beta
 
 
 def device_name(device: torch.device) -> str:
