@@ -10,16 +10,24 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import little_pack
 from torch.distributions import Independent, Normal, kl_divergence
 
+from arcsolve.arc.dataset import load_task
+from arcsolve.cli.main import arcsolve
 from arcsolve.errors import ArcsolveError, FormatError
+from arcsolve.inference.adaptation import AdaptSettings
 from arcsolve.inference.backend import Inputs
 from arcsolve.inference.export import export
+from arcsolve.inference.joint import JointSettings, joint_config
 from arcsolve.inference.onnx_backend import OnnxBackend
+from arcsolve.inference.recall import Recall
 from arcsolve.inference.sampler import sample
 from arcsolve.inference.settings import Settings
+from arcsolve.inference.solver import Solver
 from arcsolve.inference.torch_backend import TorchBackend, build_network
+from arcsolve.lab.stages import solve_arms
 from arcsolve.network.config import NetworkConfig
 from arcsolve.network.latents import KL_BALANCE, Gaussian, balanced_kl, gaussian_kl
 from arcsolve.network.recursion import RecursiveNetwork, State
@@ -38,6 +46,7 @@ from arcsolve.views import random_views
 
 CONFIG = NetworkConfig(width=32, heads=4, hidden=64, latents=2, steps=2, halting=True, noise_width=4)
 CPU = torch.device("cpu")
+PUZZLES = Path(__file__).parents[1] / "puzzles"
 
 
 def network_of(config: NetworkConfig = CONFIG, *, disturbed: bool = True) -> RecursiveNetwork:
@@ -208,10 +217,12 @@ def test_beta_rises_while_the_posterior_is_ahead_and_falls_where_it_gets_worse()
     assert beta.value == pytest.approx(RISE) and beta.best == 0.9
     beta.follow(0.9, 0.885)
     assert beta.value == pytest.approx(RISE / EASE), "level with the prior"
-    beta.follow(0.8, 0.3)
+    beta.follow(None, 0.3)
+    assert beta.value == pytest.approx(RISE / EASE), "nothing to go by"
+    beta.follow(0.6, 0.3)
     assert beta.value == pytest.approx(RISE / EASE / FALL), "however far ahead, it has lost"
     for _ in range(100):
-        beta.follow(0.8, 0.3)
+        beta.follow(0.6, 0.3)
     assert beta.value == MOST, "in time, what it once had is forgotten"
     for _ in range(300):
         beta.follow(0.1, 0.9)
@@ -259,6 +270,61 @@ def test_the_log_tells_prior_and_posterior_apart_and_a_checkpoint_keeps_beta(tmp
     other = trainer_of()
     checkpoint.load(other, tmp_path)
     assert other.beta == trainer.beta != Beta(0.01)
+
+
+def test_beta_goes_on_exactly_where_a_run_stopped_between_two_lines(tmp_path: Path) -> None:
+    def betas(stop: int | None) -> tuple[float, torch.Tensor]:
+        folder = tmp_path / str(stop)
+        folder.mkdir()
+        trainer = trainer_of()
+        if stop is not None:
+            stops = iter([False] * stop + [True])
+            assert not run(trainer, Budget(updates=24), folder=folder, log_updates=4, stopped=lambda: next(stops))
+            trainer = trainer_of()
+            checkpoint.load(trainer, folder)
+            assert trainer.tally.sum() > 0
+        assert run(trainer, Budget(updates=24), folder=folder, log_updates=4)
+        return trainer.beta.value, trainer.network.halt.weight.detach()
+
+    (whole, weights), *others = (betas(stop) for stop in (None, 7, 14))
+    assert whole != 0.01
+    for beta, other in others:
+        assert beta == whole
+        torch.testing.assert_close(other, weights)
+
+
+def test_later_runs_take_over_what_beta_had_come_to(noisy: Weights) -> None:
+    assert noisy.training["beta"] == 0.01, "too short a run to move it"
+    later = replace(noisy, training={**noisy.training, "beta": 0.5})
+    config = replace(PRESETS["tiny"], network=replace(PRESETS["tiny"].network, noise_width=4), compile=False)
+    assert Trainer(config, little_pack(), CPU, later).beta.value == 0.5
+    plain = replace(later, config=replace(noisy.config, noise_width=0))
+    network = {name: tensor for name, tensor in noisy.network.items() if not name.startswith("transition.")}
+    assert Trainer(config, little_pack(), CPU, replace(plain, network=network)).beta.value == 0.01
+
+
+def test_joint_adaptation_learns_on_the_path_that_tasks_are_solved_on(noisy: Weights) -> None:
+    config = joint_config(noisy, JointSettings(presentations=1), 4, seed=0)
+    trainer = Trainer(replace(config, compile=False), little_pack(), CPU, noisy)
+    commit = trainer.draw(0.1).commit
+    assert commit is not None and (commit == trainer.depth[1]).all()
+
+
+def test_a_new_task_is_solved_with_it(noisy: Weights) -> None:
+    task = load_task(str(PUZZLES / "mirror-left-right.json"))
+    settings = Settings(views=2, samples=3, adapt=AdaptSettings(steps=4), leave_one_out=1, networks=1)
+    solution = Solver.from_weights(noisy.path, device="cpu").solve(task, settings)
+    assert sum(candidate.votes for candidate in solution.test[0].candidates) == 6
+    again = Solver.from_weights(noisy.path, device="cpu").solve(task, settings)
+    assert {**again.to_json(), "seconds": 0} == {**solution.to_json(), "seconds": 0}
+
+
+def test_recall_gives_every_row_the_same_chance(noisy: Weights) -> None:
+    loud = {**noisy.network, "transition.out.weight": np.full((32, 4), 9.0, dtype=np.float32)}
+    recall = Recall(replace(noisy, network=loud), CPU)
+    task = load_task(str(PUZZLES / "mirror-left-right.json"))
+    nats = recall.nats(np.repeat(noisy.bank[:1], 5, axis=0), task.train)
+    assert nats == pytest.approx([nats[0]] * 5, rel=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -357,3 +423,38 @@ def test_the_default_run_is_without_it() -> None:
     assert TrainConfig().network.noise_width == 0 and all(
         preset.network.noise_width == 0 for preset in PRESETS.values()
     )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["solve", "PUZZLE"],
+        ["batch", "PUZZLES", "-o", "OUT"],
+        ["eval", "PUZZLES", "-o", "OUT"],
+        ["lab", "stages", "--figure", "PUZZLES", "-o", "OUT", "network"],
+        ["lab", "samples", "--figure", "PUZZLES", "-o", "OUT", "--grid-samples", "1"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_noise_that_was_not_learned_is_refused_before_any_work(
+    command: list[str], noisy: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"PUZZLE": str(PUZZLES / "mirror-left-right.json"), "PUZZLES": str(PUZZLES), "OUT": str(tmp_path / "run")}
+
+    def work(*arguments: object, **options: object) -> None:
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr(Solver, "solve", work)
+    monkeypatch.setattr(Solver, "prepare", work)
+    arguments = [names.get(word, word) for word in command]
+    made = CliRunner().invoke(arcsolve, [*arguments, "--weights", str(noisy.path), "--noise", "0.1"])
+    assert isinstance(made.exception, ArcsolveError)
+    assert "have learned their noise" in str(made.exception) and "--temperature" in str(made.exception)
+
+
+def test_the_arms_with_noise_of_lab_stages_are_run_with_what_was_learned(noisy: Weights) -> None:
+    task = load_task(str(PUZZLES / "mirror-left-right.json"))
+    solver = Solver.from_weights(noisy.path, backend="torch", device="cpu")
+    base = Settings(adapt=AdaptSettings(steps=1))
+    found = solve_arms(task, ["noise-4x4", "noise-1x16"], solver, None, base)
+    assert set(found) == {"noise-4x4", "noise-1x16"}
