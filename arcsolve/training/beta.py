@@ -12,7 +12,9 @@ LOSS = 0.25
 tenth comes and goes."""
 
 RISE, EASE, FALL = 1.15, 1.05, 1.5
-LEAST, MOST = 1e-3, 10.0
+LEAST, MOST = 1e-3, 1.0
+"""Where the weight stays: above 1 the bound is no bound any more, and the posterior is silenced (docs/LOG.md)."""
+
 FORGET = 0.99
 
 
