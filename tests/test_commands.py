@@ -19,6 +19,7 @@ from arcsolve.cli.main import arcsolve as command_line
 from arcsolve.inference.batch import Batch
 from arcsolve.inference.pool import Failure, Pool
 from arcsolve.inference.settings import Settings
+from arcsolve.network.config import NetworkConfig
 from arcsolve.network.weights import load_weights
 
 ROOT = Path(__file__).parents[1]
@@ -290,7 +291,7 @@ def test_the_shipped_weights_are_what_the_manifest_says() -> None:
     manifest = json.loads((ROOT / "weights" / "manifest.json").read_text())
     weights = load_weights(shipped_weights())
     assert manifest["sha256"] == weights.sha256
-    assert manifest["network"] == weights.config.to_json()
+    assert NetworkConfig.from_json(manifest["network"], "manifest") == weights.config
     assert manifest["presentations"] >= weights.training["presentations"] > 0
     assert manifest["ledger"][-1]["sha256"] == weights.sha256
     for name in ("meta_dev", "development"):

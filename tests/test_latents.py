@@ -212,15 +212,15 @@ def test_noise_comes_in_late_where_it_is_told_to() -> None:
 
 
 def test_beta_rises_while_the_posterior_is_ahead_and_falls_where_it_gets_worse() -> None:
-    beta = Beta(1.0)
+    beta = Beta(0.1)
     beta.follow(0.9, 0.5)
-    assert beta.value == pytest.approx(RISE) and beta.best == 0.9
+    assert beta.value == pytest.approx(0.1 * RISE) and beta.best == 0.9
     beta.follow(0.9, 0.885)
-    assert beta.value == pytest.approx(RISE / EASE), "level with the prior"
+    assert beta.value == pytest.approx(0.1 * RISE / EASE), "level with the prior"
     beta.follow(None, 0.3)
-    assert beta.value == pytest.approx(RISE / EASE), "nothing to go by"
+    assert beta.value == pytest.approx(0.1 * RISE / EASE), "nothing to go by"
     beta.follow(0.6, 0.3)
-    assert beta.value == pytest.approx(RISE / EASE / FALL), "however far ahead, it has lost"
+    assert beta.value == pytest.approx(0.1 * RISE / EASE / FALL), "however far ahead, it has lost"
     for _ in range(100):
         beta.follow(0.6, 0.3)
     assert beta.value == MOST, "in time, what it once had is forgotten"
