@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import cached_property
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -67,6 +70,16 @@ def color_option(command: Command) -> Command:
         help="When to use colours. NO_COLOR is honoured.",
     )
     return option(command)
+
+
+def plain_table(*names: str, left: Container[str]) -> Table:
+    """A table without lines: columns of figures to the right, those named in ``left`` to the left."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+    return table
 
 
 class _PipeConsole(Console):

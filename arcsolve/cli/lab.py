@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arcsolve.cli.console import Consoles, color_option
+from arcsolve.cli.console import Consoles, color_option, plain_table
 from arcsolve.cli.lab_samples import samples
 from arcsolve.cli.lab_width import width
 from arcsolve.cli.options import set_options, solver_options
@@ -169,11 +169,8 @@ def stages(
 
 
 def _stage_table(lines: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("arm", "pass@1", "pass@2", "oracle", "size", "s", "against", "won", "lost", "difference"):
-        table.add_column(name, justify="left" if name in ("arm", "against") else "right", no_wrap=True)
+    names = ("arm", "pass@1", "pass@2", "oracle", "size", "s", "against", "won", "lost", "difference")
+    table = plain_table(*names, left=("arm", "against"))
     for line in lines:
         shares = (f"{line[key]:.1%}" for key in ("pass_at_1", "pass_at_2", "oracle", "size"))
         error = "" if line["error"] is None else f" ± {line['error']:.1%}"

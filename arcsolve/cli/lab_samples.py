@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arcsolve.cli.console import Consoles, color_option
+from arcsolve.cli.console import Consoles, color_option, plain_table
 from arcsolve.cli.options import set_options, solver_options
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+LEFT = ("cell", "against", "rule")
 
 
 def _counts(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -124,7 +126,7 @@ samples.params = [option for option in samples.params if option.name not in _ABS
 
 
 def _cells(lines: list[dict[str, Any]], rules: tuple[str, ...]) -> Table:
-    table = _table("cell", "passes", "oracle", "pass@k", *rules)
+    table = plain_table("cell", "passes", "oracle", "pass@k", *rules, left=LEFT)
     for line in lines:
         # No signs: with them the table would be wider than a pipe's 80 columns.
         one, oracle, *right = (
@@ -136,7 +138,7 @@ def _cells(lines: list[dict[str, Any]], rules: tuple[str, ...]) -> Table:
 
 
 def _differences(lines: list[dict[str, Any]]) -> Table:
-    table = _table("cell", "passes", "against", "passes", "gained", "lost", "difference")
+    table = plain_table("cell", "passes", "against", "passes", "gained", "lost", "difference", left=LEFT)
     for line in lines:
         own, other = str(line["passes"]), str(line["against_passes"])
         table.add_row(line["cell"], own, line["against"], other, *_paired(line))
@@ -144,7 +146,7 @@ def _differences(lines: list[dict[str, Any]]) -> Table:
 
 
 def _rules(lines: list[dict[str, Any]]) -> Table:
-    table = _table("cell", "rule", "attempts", "gained", "lost", "difference")
+    table = plain_table("cell", "rule", "attempts", "gained", "lost", "difference", left=LEFT)
     for line in lines:
         table.add_row(line["cell"], line["rule"], str(line["attempts"]), *_paired(line))
     return table
@@ -153,12 +155,3 @@ def _rules(lines: list[dict[str, Any]]) -> Table:
 def _paired(line: dict[str, Any]) -> tuple[str, str, str]:
     error = "" if line["error"] is None else f" ± {line['error']:.1%}"
     return str(line["gained"]), str(line["lost"]), f"{line['difference']:+.1%}{error}"
-
-
-def _table(*names: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in names:
-        table.add_column(name, justify="left" if name in ("cell", "against", "rule") else "right", no_wrap=True)
-    return table

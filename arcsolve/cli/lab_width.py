@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arcsolve.cli.console import Consoles, color_option
+from arcsolve.cli.console import Consoles, color_option, plain_table
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+LEFT = ("way",)
 
 
 @click.command(
@@ -62,7 +64,7 @@ def width(
     from arcsolve.lab import rivals, width_runs, width_summary
     from arcsolve.lab import width as lab_width
     from arcsolve.render.width import plot
-    from arcsolve.training.command import stop_signal
+    from arcsolve.training.command import stop_signal, told_of_noise
 
     torch.set_num_threads(threads)
     chosen = range(seed, seed + seeds)
@@ -87,10 +89,7 @@ def width(
         def trained(name: str, seed: int, row: dict[str, Any]) -> None:
             if row["update"] % 500 < 100:
                 told = f"{row['progress']:.0%}  {row['nats']:.3f} nats/cell  {row['exact']:.1%} right"
-                if "beta" in row:
-                    told += f"  posterior {row['exact_posterior']:.1%}  prior {row['exact_prior']:.1%}"
-                    told += f"  KL {row['kl']:.1f} nats  beta {row['beta']:.3g}"
-                click.echo(f"{name} seed {seed}  {told}", err=True)
+                click.echo(f"{name} seed {seed}  {told}{told_of_noise(row)}", err=True)
 
         def finished(row: dict[str, Any]) -> None:
             append(path, {**head, **row})
@@ -141,7 +140,7 @@ def width(
 def _ways(lines: list[dict[str, Any]]) -> Table:
     from arcsolve.lab.width import WIDTHS
 
-    table = _table("way", "valid", "found by 1", "20", "64", "vote of 20", "balance", "single")
+    table = plain_table("way", "valid", "found by 1", "20", "64", "vote of 20", "balance", "single", left=LEFT)
     for line in lines:
 
         def at(key: str, k: int, line: dict[str, Any] = line) -> str:
@@ -157,17 +156,8 @@ def _ways(lines: list[dict[str, Any]]) -> Table:
 
 def _kinds(lines: list[dict[str, Any]], name: str, keys: tuple[str, ...]) -> Table:
     kinds = list(lines[0][name])
-    table = _table("way", *kinds)
+    table = plain_table("way", *kinds, left=LEFT)
     for line in lines:
         own = (line[name][kind] for kind in kinds)
         table.add_row(line["way"], *(" ".join(f"{100 * one[key]:3.0f}" for key in keys) for one in own))
-    return table
-
-
-def _table(*names: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in names:
-        table.add_column(name, justify="left" if name == "way" else "right", no_wrap=True)
     return table

@@ -222,6 +222,32 @@ def choose(entries: Iterable[Entry], weights_sha256: object, settings: object) -
     return chosen
 
 
+def read_rows(path: Path, head: dict[str, Any], take: Callable[[Any], Made], command: str, parts: str) -> list[Made]:
+    """What an experiment's earlier run left, a line of JSON each; a last one that a kill cut short is dropped.
+
+    Args:
+        head: what every line must agree on.
+        take: makes of a line what is wanted of it.
+        command: what writes such files, for the error; ``parts``: what ``head`` tells, likewise.
+
+    Raises:
+        FormatError: a line is damaged, or of another kind.
+        ArcsolveError: a line has another head, or the file cannot be read.
+    """
+    rows = []
+    for number, line in enumerate(whole_lines(path), 1):
+        where = f"{path}: line {number}"
+        try:
+            row = json.loads(line)
+            same = all(row[key] == value for key, value in head.items())
+            rows.append(take(row))
+        except DAMAGED as error:
+            raise FormatError(f"{where}: not a result of `{command}` ({error})") from error
+        if not same:
+            raise ArcsolveError(f"{where}: made with other {parts}; choose another folder")
+    return rows
+
+
 def whole_lines(path: Path, *, mend: bool = True) -> Iterator[bytes]:
     """The lines of a file of JSON lines, none where there is no file; what a kill left of a last one is left out.
 

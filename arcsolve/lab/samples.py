@@ -18,8 +18,8 @@ import numpy as np
 
 from arcsolve.arc.grid import Grid, grid_key
 from arcsolve.arc.task import Task
-from arcsolve.errors import ArcsolveError, FormatError
-from arcsolve.inference.results import DAMAGED, whole_lines
+from arcsolve.errors import ArcsolveError
+from arcsolve.inference.results import read_rows
 from arcsolve.inference.sampler import Samples, sample
 from arcsolve.inference.settings import Clock, Settings
 from arcsolve.inference.solution import Candidate
@@ -279,18 +279,11 @@ def read(path: Path, head: dict[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         ArcsolveError: the file was made with other weights, data, settings or grid.
     """
-    done = {}
-    for number, line in enumerate(whole_lines(path), 1):
-        where = f"{path}: line {number}"
-        try:
-            row = json.loads(line)
-            same = all(row[key] == value for key, value in head.items())
-            done[str(row["id"])] = {key: row[key] for key in ("cells", "pools", "seconds")}
-        except DAMAGED as error:
-            raise FormatError(f"{where}: not a result of `arcsolve lab samples` ({error})") from error
-        if not same:
-            raise ArcsolveError(f"{where}: made with other weights, data, settings or grid; choose another folder")
-    return done
+
+    def take(row: Any) -> tuple[str, dict[str, Any]]:
+        return str(row["id"]), {key: row[key] for key in ("cells", "pools", "seconds")}
+
+    return dict(read_rows(path, head, take, "arcsolve lab samples", "weights, data, settings or grid"))
 
 
 def summary(tasks: Sequence[Task], plan: Plan, steps: int, done: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from arcsolve.arc.task import Task
-from arcsolve.errors import ArcsolveError, FormatError
+from arcsolve.errors import ArcsolveError
 from arcsolve.inference.evaluation import Hits
-from arcsolve.inference.results import whole_lines
+from arcsolve.inference.results import read_rows
 from arcsolve.inference.settings import Settings
 from arcsolve.inference.solver import Prepared, Solver
 
@@ -134,16 +134,11 @@ def read(path: Path, head: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]
         ArcsolveError: the file was made with other weights, data or settings.
     """
     done: dict[str, dict[str, dict[str, Any]]] = {}
-    for number, line in enumerate(whole_lines(path), 1):
-        where = f"{path}: line {number}"
-        try:
-            row = json.loads(line)
-            same = all(row[key] == value for key, value in head.items())
-            done.setdefault(row["id"], {}).update(row["arms"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{where}: not a result of `arcsolve lab stages` ({error})") from error
-        if not same:
-            raise ArcsolveError(f"{where}: made with other weights, data or settings; choose another folder")
+
+    def take(row: Any) -> None:
+        done.setdefault(row["id"], {}).update(row["arms"])
+
+    read_rows(path, head, take, "arcsolve lab stages", "weights, data or settings")
     return done
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import statistics
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from arcsolve.errors import ArcsolveError, FormatError
-from arcsolve.inference.results import DAMAGED, whole_lines
+from arcsolve.errors import ArcsolveError
+from arcsolve.inference.results import read_rows
 from arcsolve.inference.torch_backend import TorchBackend, build_network
 from arcsolve.lab import rivals, width
 from arcsolve.lab.ambiguity import Puzzle, suite
@@ -62,16 +61,13 @@ class Data:
             ArcsolveError: a family has not as many puzzles.
         """
         try:
-            return cls._made(sizes)
+            train = suite("train", sizes.train, seed=0)
+            held_out = suite("held-out", sizes.test + sizes.tune, seed=0)
+            larger = suite("larger", sizes.test, seed=0)
         except ValueError as error:
             raise ArcsolveError(str(error)) from error
-
-    @classmethod
-    def _made(cls, sizes: Sizes) -> Data:
-        held_out = suite("held-out", sizes.test + sizes.tune, seed=0)
         first = tuple(width.in_turn(held_out, sizes.test))
-        test = {"held-out": first, "larger": suite("larger", sizes.test, seed=0)}
-        return cls(suite("train", sizes.train, seed=0), tuple(p for p in held_out if p not in first), test)
+        return cls(train, tuple(p for p in held_out if p not in first), {"held-out": first, "larger": larger})
 
     @cached_property
     def pack(self) -> Pack:
@@ -187,17 +183,11 @@ def read(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         ArcsolveError: the file is of other puzzles, sizes or networks.
     """
-    rows = []
-    for number, line in enumerate(whole_lines(path), 1):
-        try:
-            row = json.loads(line)
-            same = all(row[key] == value for key, value in head.items())
-            rows.append({**row, "seed": int(row["seed"]), "way": str(row["way"]), "split": str(row["split"])})
-        except DAMAGED as error:
-            raise FormatError(f"{path}: line {number}: not a result of `arcsolve lab width` ({error})") from error
-        if not same:
-            raise ArcsolveError(f"{path}: line {number}: made with other puzzles or settings; choose another folder")
-    return rows
+
+    def take(row: Any) -> dict[str, Any]:
+        return {**row, "seed": int(row["seed"]), "way": str(row["way"]), "split": str(row["split"])}
+
+    return read_rows(path, head, take, "arcsolve lab width", "puzzles or settings")
 
 
 def run(

@@ -212,16 +212,17 @@ def _print_row(row: dict[str, Any]) -> None:
     print(
         f"{row['progress']:6.1%}  update {row['update']}  {row['presentations']} presentations"
         f"  {row['nats']:.4f} nats/cell  {row['exact']:.1%} exact  {row['per_second']:.0f}/s"
-        f"  views {row['views']}  n={row['inner_steps']} N={row['steps']}{_noise(row)}",
+        f"  views {row['views']}  n={row['inner_steps']} N={row['steps']}{told_of_noise(row)}",
         file=sys.stderr,
         flush=True,
     )
 
 
-def _noise(row: dict[str, Any]) -> str:
+def told_of_noise(row: dict[str, Any]) -> str:
     """What learned noise adds to a line: only the prior's share is what inference will have."""
     shares = {name: row.get(f"exact_{name}") for name in ("posterior", "prior")}
-    return "".join(f"  {name} {share:.1%}" for name, share in shares.items() if share is not None)
+    told = "".join(f"  {name} {share:.1%}" for name, share in shares.items() if share is not None)
+    return f"{told}  KL {row['kl']:.1f} nats  beta {row['beta']:.3g}" if "beta" in row else told
 
 
 @contextmanager
@@ -244,7 +245,7 @@ def _progress(as_json: bool) -> Iterator[Report]:
         task = bar.add_task("starting", total=1.0)
 
         def show(row: dict[str, Any]) -> None:
-            text = f"{row['nats']:.3f} nats/cell  {row['exact']:.1%} exact  {row['per_second']:.0f}/s{_noise(row)}"
-            bar.update(task, completed=row["progress"], description=text)
+            text = f"{row['nats']:.3f} nats/cell  {row['exact']:.1%} exact  {row['per_second']:.0f}/s"
+            bar.update(task, completed=row["progress"], description=text + told_of_noise(row))
 
         yield show

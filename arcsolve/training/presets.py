@@ -35,9 +35,9 @@ class TrainConfig:
         latent_kl: weight of that KL, in nats for each of a task's latent channels.
         prior_share: with learned noise, share of presentations whose every transition is drawn from the prior, as at
             inference; the others follow the posterior.
+        prior_first: of those others, the share whose first transitions, a random number of them, come from the prior.
         nearest_from: share of the budget from which on, with several known outputs of an input, what the prior leads
             to is judged by the nearest of them; by then the posterior must have given each its place.
-        prior_first: of those others, the share whose first transitions, a random number of them, come from the prior.
         beta: weight of the learned noise's KL at first, where 1 makes the loss each step's evidence bound; it then
             follows the gap between right answers with the posterior and with the prior. It starts low, for the
             posterior to be of use before it is dear.
