@@ -21,12 +21,12 @@ from arcsolve.lab.width import WAYS, WIDTHS, Way, judge
 from arcsolve.lab.width_runs import Data, Sizes
 from arcsolve.views import View
 
-SIZES = Sizes(train=8, test=2, tune=2, updates=3, timed=1)
+SIZES = Sizes(train=8, test=2, tune=2, updates=dict.fromkeys(FAMILIES, 3), timed=1)
 
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return Data.of(SIZES)
+    return Data.of("corner", SIZES)
 
 
 @pytest.fixture
@@ -38,17 +38,20 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def train(name: str, data: Data, folder: Path) -> Any:
     folder.mkdir()
-    return rivals.train(name, 0, data.pack, folder, updates=3)
+    return rivals.train(name, 0, rivals.pack_of(data.train), folder, updates=3)
 
 
-def test_nobody_is_judged_or_tuned_by_what_was_trained_on(data: Data) -> None:
-    def inputs(puzzles: Any) -> set[tuple[str, bytes]]:
-        return {(p.family, p.input.tobytes()) for p in puzzles}
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nobody_is_judged_or_tuned_by_what_was_trained_on(family: str) -> None:
+    def inputs(puzzles: Any) -> set[bytes]:
+        return {p.input.tobytes() for p in puzzles}
 
+    data = Data.of(family, SIZES)
     train, tune, judged = inputs(data.train), inputs(data.tune), inputs(data.test["held-out"])
     assert train.isdisjoint(tune | judged) and tune.isdisjoint(judged)
-    assert len(tune) == len(judged) == 2 * len(FAMILIES) and len(data.test["larger"]) == 2 * len(FAMILIES)
-    assert Data.of(SIZES).hash == data.hash != Data.of(replace(SIZES, train=9)).hash
+    assert len(train) == 8 and len(tune) == len(judged) == len(data.test["larger"]) == 2
+    assert {p.family for p in (*data.train, *data.tune, *data.test["larger"])} == {family}
+    assert Data.of(family, SIZES).hash == data.hash != Data.of(family, replace(SIZES, train=9)).hash
 
 
 def test_rivals_differ_in_their_chance_alone() -> None:
@@ -64,8 +67,8 @@ def test_rivals_differ_in_their_chance_alone() -> None:
 def test_puzzles_count_alike_however_many_answers_they_have() -> None:
     rng = np.random.default_rng(0)
     puzzles = [generate("corner", 6, answers, rng) for answers in (1, 2, 3)]
-    pack = rivals.pack_of([*puzzles, generate("rules", 6, 1, rng)])
-    assert set(pack.ids) == set(FAMILIES), "one task each"
+    pack = rivals.pack_of(puzzles)
+    assert pack.ids == ("corner",)
     given = [pack.pair(i)[0].tobytes() for i in range(len(pack))]
     assert [given.count(p.input.tobytes()) for p in puzzles] == [12, 12, 12]
 
@@ -76,7 +79,7 @@ def test_a_runner_does_what_the_sampler_does(small: None, data: Data, tmp_path: 
     runner = width_runs.runner_of(weights)
     for puzzle in data.test["held-out"]:
         grids, logits = runner.roll(puzzle, 2, 2)
-        latents = weights.bank[weights.tasks.index(puzzle.family)]
+        latents = weights.bank[0]
         views = [View.identity()]
         how: dict[str, Any] = {"samples": 1, "steps": 2, "noise": 0.0, "seed": 0}
         run = sample(runner.backend, latents, puzzle.input, puzzle.input.shape, views, **how)
@@ -159,8 +162,8 @@ def test_ways_draw_as_many_outputs_for_as_many_passes() -> None:
 
 
 def test_single_answers_are_compared_puzzle_by_puzzle() -> None:
-    def verdicts(*puzzles: str) -> dict[int, list[bool]]:
-        return {i: [hit == "1" for hit in seeds] for i, seeds in enumerate(puzzles)}
+    def verdicts(*puzzles: str) -> dict[tuple[str, int], list[bool]]:
+        return {("corner", i): [hit == "1" for hit in seeds] for i, seeds in enumerate(puzzles)}
 
     found = width_summary.paired(verdicts("111", "110", "100", "000"), verdicts("111", "001", "011", "100"))
     assert (found["puzzles"], found["gained"], found["lost"], found["p"]) == (4, 1, 1, 1.0)
@@ -184,7 +187,10 @@ def test_the_command_trains_measures_resumes_and_tells(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(width_runs, "Sizes", lambda **change: replace(SIZES, **{**change, "train": 8}))
+    chosen = ("corner", "queens")
     arguments = ["width", "-o", str(tmp_path), "--seeds", "1", "--updates", "3", "--puzzles", "2"]
+    arguments += [part for family in chosen for part in ("--family", family)]
+    rows_a_family = len(WAYS) * 2
 
     calls = iter(range(100))
     whole: Callable[..., Any] = width.judge
@@ -197,7 +203,7 @@ def test_the_command_trains_measures_resumes_and_tells(
     monkeypatch.setattr(width, "judge", judge)
     assert CliRunner().invoke(lab, arguments).exit_code == 1
     before = (tmp_path / "width.jsonl").read_text()
-    assert 0 < before.count("\n") < len(WAYS) * 2
+    assert 0 < before.count("\n") < rows_a_family
     monkeypatch.setattr(width, "judge", whole)
     with (tmp_path / "width.jsonl").open("a") as file:
         file.write('{"cut sho')
@@ -206,12 +212,13 @@ def test_the_command_trains_measures_resumes_and_tells(
     facts = json.loads(made.stdout)
     assert (tmp_path / "width.jsonl").read_text().startswith(before)
     rows = [json.loads(line) for line in (tmp_path / "width.jsonl").read_text().splitlines()]
-    assert len(rows) == len({(row["way"], row["split"]) for row in rows}) == len(WAYS) * 2
+    assert len(rows) == len({(row["family"], row["way"], row["split"]) for row in rows}) == 2 * rows_a_family
+    assert facts["data_sha256"] == {row["family"]: row["data_sha256"] for row in rows}
     assert json.loads((tmp_path / "width.json").read_text()) == facts
     assert (tmp_path / "width.svg").read_text().startswith("<?xml")
     assert {line["way"] for line in facts["ways"]} == set(WAYS) and facts["seeds"] == 1
     learned = next(line for line in facts["ways"] if line["way"] == width_runs.CLAIM)
-    assert set(learned["guided"]) == {"posterior", "prior"} and set(learned["families"]) == set(FAMILIES)
+    assert set(learned["guided"]) == {"posterior", "prior"} and set(learned["families"]) == set(chosen)
     assert len(learned["coverage"]) == len(WIDTHS) and set(learned["seconds"]["width"]) == {str(k) for k in WIDTHS}
     drawn = CliRunner().invoke(lab, arguments, catch_exceptions=False)
     assert all(way in drawn.stdout for way in WAYS) and "posterior" in drawn.stdout
@@ -224,39 +231,43 @@ def test_the_command_trains_measures_resumes_and_tells(
 
 
 def test_training_goes_on_where_it_was_stopped(small: None, data: Data, tmp_path: Path) -> None:
-    stops = iter([False] * 4 + [True])
-    assert rivals.train("learned", 0, data.pack, tmp_path, updates=8, stopped=lambda: next(stops)) is None
-    made = rivals.train("learned", 0, data.pack, tmp_path, updates=8)
+    stops, pack = iter([False] * 4 + [True]), rivals.pack_of(data.train)
+    assert rivals.train("learned", 0, pack, tmp_path, updates=8, stopped=lambda: next(stops)) is None
+    made = rivals.train("learned", 0, pack, tmp_path, updates=8)
     assert made is not None and made.training["updates"] == 8
     whole = tmp_path / "whole"
     whole.mkdir()
-    other = rivals.train("learned", 0, data.pack, whole, updates=8)
+    other = rivals.train("learned", 0, pack, whole, updates=8)
     assert other is not None
     for name, tensor in made.network.items():
         np.testing.assert_allclose(tensor, other.network[name], atol=1e-5)
 
 
-def test_what_later_seeds_bring_is_averaged_with_what_was_kept(
-    small: None, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_later_seeds_bring_is_averaged_with_what_was_kept(small: None, tmp_path: Path) -> None:
     """Rows come back from the file as JSON has them; and only what is missing is measured."""
-    path = tmp_path / "width.jsonl"
+    path, corner = tmp_path / "width.jsonl", ("corner",)
 
     def keep(row: dict[str, Any]) -> None:
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    assert width_runs.run(range(1), data, SIZES, tmp_path, [], finished=keep)
+    assert width_runs.run(corner, [0], SIZES, tmp_path, [], finished=keep)
     rows = width_runs.read(path, {})
     left_out = rows.pop(3)
     made: list[dict[str, Any]] = []
-    assert width_runs.run(range(2), data, SIZES, tmp_path, rows, finished=made.append)
+    assert width_runs.run(corner, [0, 1], SIZES, tmp_path, rows, finished=made.append)
     assert [(row["seed"], row["way"], row["split"]) for row in made[:1]] == [(0, left_out["way"], left_out["split"])]
     assert made[0]["puzzles"] == left_out["puzzles"] and {row["seed"] for row in made[1:]} == {1}
     lines = width_summary.summary(rows)
     assert all(line["seeds"] == 2 for line in lines) and len(lines) == 2 * len(WAYS)
 
 
+def test_rows_of_other_puzzles_are_not_gone_on_with(small: None, tmp_path: Path) -> None:
+    kept = [{"seed": 0, "family": "corner", "way": "learned latents", "split": "larger", "data_sha256": "other"}]
+    with pytest.raises(ArcsolveError, match="made with other puzzles"):
+        width_runs.run(("corner",), [0], SIZES, tmp_path, kept)
+
+
 def test_more_puzzles_than_there_are_is_an_error_of_ours() -> None:
     with pytest.raises(ArcsolveError, match="too few for a count of"):
-        Data.of(replace(SIZES, test=3_000, tune=1))
+        Data.of("queens", replace(SIZES, test=3_000, tune=1))

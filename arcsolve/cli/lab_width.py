@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcsolve.cli.console import Consoles, color_option, plain_table
+from arcsolve.lab.ambiguity import FAMILIES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,10 +18,10 @@ LEFT = ("way",)
 
 
 @click.command(
-    help="Puzzles with up to six right answers each: train small networks on them, without chance, with a random start "
-    "and with learned noise, and see how many of the answers 1 to 64 trajectories find, against test-time noise, "
-    "output sampling and more steps at equal forward passes. About four hours on one core; networks and results are "
-    "kept as they come, and the same command goes on where it was stopped."
+    help="Puzzles with up to six right answers each: train small networks on each family of them, without chance, with "
+    "a random start and with learned noise, and see how many of the answers 1 to 64 trajectories find, against "
+    "test-time noise, output sampling and more steps at equal forward passes. About four hours on one core; networks "
+    "and results are kept as they come, and the same command goes on where it was stopped."
 )
 @click.option(
     "-o",
@@ -29,22 +30,25 @@ LEFT = ("way",)
     required=True,
     help="Folder for the networks, width.jsonl, width.json and, with the extra `plot`, width.svg.",
 )
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Networks of each kind.")
 @click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="The first one's seed. Runs of other seeds can go on elsewhere: put the lines of their width.jsonl together.",
+    "--family",
+    "families",
+    type=click.Choice(FAMILIES),
+    multiple=True,
+    help="Only this family of puzzles, again for another (default: all). Families and seeds can go on in folders of "
+    "their own at once: put the lines of their width.jsonl together.",
 )
-@click.option("--updates", type=click.IntRange(1), help="Updates of each network (default: 8000).")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Networks of each kind.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first one's seed.")
+@click.option("--updates", type=click.IntRange(1), help="Updates of each network (default: 1500 to 4000, by family).")
 @click.option("--puzzles", type=click.IntRange(1), help="Puzzles of each family and split to judge by (default: 60).")
-@click.option("--train-puzzles", type=click.IntRange(1), help="Puzzles of each family to train on (default: 4000).")
+@click.option("--train-puzzles", type=click.IntRange(1), help="Puzzles of each family to train on (default: 6000).")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
 @color_option
 def width(
     output: Path,
+    families: tuple[str, ...],
     seeds: int,
     seed: int,
     updates: int | None,
@@ -67,55 +71,56 @@ def width(
     from arcsolve.training.command import stop_signal, told_of_noise
 
     torch.set_num_threads(threads)
-    chosen = range(seed, seed + seeds)
+    chosen = tuple(dict.fromkeys(families)) or FAMILIES
+    wanted = range(seed, seed + seeds)
     base = width_runs.Sizes()
     sizes = width_runs.Sizes(
         train=train_puzzles or base.train,
         test=puzzles or base.test,
         tune=min(puzzles or base.tune, base.tune),
-        updates=updates or base.updates,
+        updates=dict.fromkeys(FAMILIES, updates) if updates else base.updates,
     )
     make_folder(output)
     with lock_folder(output):
-        click.echo("making the puzzles", err=True)
-        data = width_runs.Data.of(sizes)
         networks = {name: rivals.config_of(name, 0).to_json() for name in rivals.NETWORKS}
         drawn = {name: getattr(lab_width, name) for name in ("WIDTHS", "DEPTHS", "NOISES", "TEMPERATURES")}
-        told = {"sizes": asdict(sizes), "networks": networks, "drawn": drawn}
-        head = {"data_sha256": data.hash, **json.loads(json.dumps(told))}
+        head = json.loads(json.dumps({"sizes": asdict(sizes), "networks": networks, "drawn": drawn}))
         path = output / "width.jsonl"
         rows = width_runs.read(path, head)
 
-        def trained(name: str, seed: int, row: dict[str, Any]) -> None:
-            if row["update"] % 500 < 100:
+        def trained(what: str, row: dict[str, Any]) -> None:
+            if row["update"] % 500 < rivals.STEER_UPDATES:
                 told = f"{row['progress']:.0%}  {row['nats']:.3f} nats/cell  {row['exact']:.1%} right"
-                click.echo(f"{name} seed {seed}  {told}{told_of_noise(row)}", err=True)
+                click.echo(f"{what}: {told}{told_of_noise(row)}", err=True)
 
         def finished(row: dict[str, Any]) -> None:
             append(path, {**head, **row})
             coverage = [puzzle["coverage"][-1] for puzzle in row["puzzles"]]
-            share = sum(coverage) / len(coverage)
-            click.echo(f"seed {row['seed']}  {row['way']}, {row['split']}: {share:.1%} of the answers found", err=True)
+            share = f"{sum(coverage) / len(coverage):.1%} of the answers found"
+            click.echo(f"{row['family']}, seed {row['seed']}, {row['way']}, {row['split']}: {share}", err=True)
 
         with stop_signal() as stopped:
             whole = width_runs.run(
-                chosen, data, sizes, output, rows, trained=trained, finished=finished, warn=warn, stopped=stopped
+                chosen, wanted, sizes, output, rows, trained=trained, finished=finished, warn=warn, stopped=stopped
             )
         if not whole:
             warn(f"{output}: stopped; the same command goes on")
             raise SystemExit(130)
-        lines = width_summary.summary([row for row in rows if row["seed"] in chosen])
-        facts = {**head, "seeds": seeds, "ways": lines}
+        own = [row for row in rows if row["seed"] in wanted and row["family"] in chosen]
+        lines = width_summary.summary(own)
+        hashes = {family: next(row["data_sha256"] for row in own if row["family"] == family) for family in chosen}
+        facts = {**head, "data_sha256": hashes, "seeds": seeds, "ways": lines}
         replace_file(output / "width.json", json.dumps(facts) + "\n")
         if not plot(output / "width.svg", lines, lab_width.WIDTHS):
             warn("no plot: matplotlib is not installed (the extra `plot`)")
     if as_json:
         click.echo(json.dumps(facts))
         return
+    consoles.out.print(f"{seeds} networks of each kind for each family: " + ", ".join(_named(hashes)))
+    consoles.out.print()
     for split in lab_width.SPLITS:
         own = [line for line in lines if line["split"] == split]
-        count = sizes.test * len(own[0]["families"])
-        consoles.out.print(f"{split}: {count} puzzles, {data.hash[:8]}, {seeds} networks of each kind; percent")
+        consoles.out.print(f"{split}: {sizes.test * len(chosen)} puzzles; percent")
         consoles.out.print(_ways(own))
         consoles.out.print()
     held_out = [line for line in lines if line["split"] == "held-out"]
@@ -135,6 +140,10 @@ def width(
         f"single-answer puzzles: {single['right']:.1%} right with learned noise, {single['base_right']:.1%} without; "
         f"of {single['puzzles']}, {single['gained']} gained, {single['lost']} lost, p = {single['p']:.2g}"
     )
+
+
+def _named(hashes: dict[str, str]) -> list[str]:
+    return [f"{family} {digest[:8]}" for family, digest in hashes.items()]
 
 
 def _ways(lines: list[dict[str, Any]]) -> Table:

@@ -7,7 +7,7 @@ the share of a puzzle's right outputs that are among those drawn. Puzzles with o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -25,7 +25,7 @@ MOST = 6
 
 # Sides of the grids: in training and held-out puzzles, and in the larger ones.
 SIDES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "rules": ((6, 7), (8, 9)),
+    "rules": ((7,), (8, 9)),
     # In a grid of side 5 no 2 x 2 object is clear of the 2 x 2 areas in the corners.
     "corner": ((6, 7), (8, 9, 10)),
     "queens": ((5, 6), (7,)),
@@ -63,7 +63,7 @@ def most_answers(family: str, size: int) -> int:
     if size not in (sizes := sum(SIDES[family], ())):
         raise ValueError(f"{family}: no size {size}: expected one of {', '.join(map(str, sizes))}")
     # There are only four ways to place six queens.
-    return {"rules": _features(size), "corner": 4, "queens": 4 if size == 6 else MOST, "colouring": MOST}[family]
+    return {"rules": 2, "corner": 4, "queens": 4 if size == 6 else MOST, "colouring": MOST}[family]
 
 
 def generate(family: str, size: int, answers: int, rng: np.random.Generator) -> Puzzle:
@@ -87,35 +87,36 @@ def valid(puzzle: Puzzle, output: Grid) -> bool:
     return output.shape == puzzle.input.shape and _WAYS[puzzle.family][1](puzzle.input, output)
 
 
-def suite(split: str, count: int, seed: int) -> tuple[Puzzle, ...]:
-    """``count`` puzzles of each family, family by family, with distinct inputs.
+def suite(family: str, split: str, count: int, seed: int) -> tuple[Puzzle, ...]:
+    """``count`` puzzles of a family, with distinct inputs.
 
-    A family's puzzles are spread equally over its sizes, and those of a size over the numbers of answers; a smaller
-    count gives the first of each family. No held-out input is a training input, whatever the seeds. Beyond some 10,000
-    training or 3,000 held-out puzzles the boards of five queens run out.
+    They are spread equally over the family's sizes, and those of a size over the numbers of answers; a smaller count
+    gives the first of them. No held-out input is a training input, whatever the seeds. Beyond some 6,500 training or
+    2,000 held-out puzzles the boards of five queens run out.
 
     Raises:
-        ValueError: no such split, a negative seed, or more puzzles than a family has.
+        ValueError: no such family or split, a negative seed, or more puzzles than the family has.
     """
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}: expected {', '.join(SPLITS)}")
-    puzzles = []
-    for number, family in enumerate(FAMILIES):
-        rng = np.random.default_rng([seed, SPLITS.index(split), number])
-        sizes = SIDES[family][split == "larger"]
-        seen = set()
-        for i in range(count):
-            size = sizes[i % len(sizes)]
-            answers = 1 + i // len(sizes) % most_answers(family, size)
-            for _ in range(_TRIES):
-                puzzle = generate(family, size, answers, rng)
-                key = grid_key(puzzle.input)
-                if key not in seen and split in ("larger", _split_of(puzzle)):
-                    break
-            else:
-                raise ValueError(f"{family} of size {size} with {answers} answers: too few for a count of {count}")
-            seen.add(key)
-            puzzles.append(puzzle)
+    if family not in FAMILIES:
+        raise ValueError(f"no family {family!r}: expected {', '.join(FAMILIES)}")
+    rng = np.random.default_rng([seed, SPLITS.index(split), FAMILIES.index(family)])
+    sizes = SIDES[family][split == "larger"]
+    puzzles: list[Puzzle] = []
+    seen = set()
+    for i in range(count):
+        size = sizes[i % len(sizes)]
+        answers = 1 + i // len(sizes) % most_answers(family, size)
+        for _ in range(_TRIES):
+            puzzle = generate(family, size, answers, rng)
+            key = grid_key(puzzle.input)
+            if key not in seen and split in ("larger", _split_of(puzzle)):
+                break
+        else:
+            raise ValueError(f"{family} of size {size} with {answers} answers: too few for a count of {count}")
+        seen.add(key)
+        puzzles.append(puzzle)
     return tuple(puzzles)
 
 
@@ -125,44 +126,69 @@ def _split_of(puzzle: Puzzle) -> str:
     return "held-out" if blake2b(text, digest_size=1).digest()[0] < _HELD_OUT else "train"
 
 
-# rules: rows of features and what they led to; in one row that is open, and each feature speaks for another row's.
+# rules: rows of an input, grey and its output; in one row the output is missing, and the others leave two rules open.
 
 _FREE = (1, 2, 3, 4, 6, 7, 8, 9)
 
+# What becomes of one coloured cell, at place p of k.
+_RULES: tuple[Callable[[int, int], set[int]], ...] = (
+    lambda p, k: {p},
+    lambda p, k: {k - 1 - p},
+    lambda p, k: {(p + 1) % k},
+    lambda p, k: {(p - 1) % k},
+    lambda p, k: {*range(p + 1)},
+    lambda p, k: {*range(p, k)},
+    lambda p, k: {*range(k)} - {p},
+    lambda p, k: {*range(k)},
+)
 
-def _features(size: int) -> int:
-    """Columns of features; a grey one follows, and the rest are for what they led to."""
-    return (size - 1) // 2
+
+def _halves(size: int) -> tuple[slice, slice]:
+    """Columns of the inputs and of the outputs; what lies between them is grey."""
+    k = (size - 1) // 2
+    return slice(0, k), slice(size - k, size)
+
+
+def _open_rules(shown: Sequence[tuple[int, set[int]]], k: int) -> list[Callable[[int, int], set[int]]]:
+    """Those that lead from each of these places to these cells."""
+    return [rule for rule in _RULES if all(rule(place, k) == cells for place, cells in shown)]
 
 
 def _make_rules(size: int, answers: int, rng: np.random.Generator) -> _Made:
-    features, query = _features(size), rng.integers(size)
+    (left, right), k = _halves(size), (size - 1) // 2
+    rule, query = _RULES[rng.integers(len(_RULES))], rng.integers(size)
+    # The place that is asked for is not shown: a rule is to be carried over, not a row.
+    asked, *others = rng.permutation(k).tolist()
+    places = rng.choice(others[: rng.integers(1, k)], size)
+    left_open = _open_rules([(p, rule(p, k)) for p in np.delete(places, query).tolist()], k)
+    found = {frozenset(other(asked, k)) for other in left_open}
+    if len(found) != answers:
+        return None
+    places[query] = asked
+    colours = rng.choice(_FREE, size)
     given = np.zeros((size, size), dtype=np.uint8)
-    for column in range(features + 1):
-        # Distinct, so that a feature speaks for one row only; the open row's are written over.
-        given[np.arange(size) != query, column] = rng.permutation(_FREE)[: size - 1]
-    given[:, features + 1 :] = given[:, [features]]
-    given[:, features] = GREY
-    shown = rng.permutation([row for row in range(size) if row != query])[:answers]
-    # Every one of them by some feature.
-    leads = rng.permutation([*shown, *rng.choice(shown, features - answers)])
-    given[query, :features] = given[leads, range(features)]
-    given[query, features + 1 :] = 0
+    given[:, left.stop : right.start] = GREY
+    given[range(size), places] = colours
+    for row in range(size):
+        if row != query:
+            given[row, [right.start + cell for cell in rule(int(places[row]), k)]] = colours[row]
     outputs = []
-    for row in shown:
+    for cells in found:
         outputs.append(given.copy())
-        outputs[-1][query] = np.where(np.arange(size) > features, given[row], given[query])
+        outputs[-1][query, [right.start + cell for cell in cells]] = colours[query]
     return given, outputs
 
 
 def _check_rules(given: Grid, output: Grid) -> bool:
-    features = _features(len(given))
-    query = int(np.flatnonzero(given[:, -1] == 0)[0])
-    like = (given[:, :features] == given[query, :features]).any(axis=1)
-    like[query] = False
+    (left, right), k = _halves(len(given)), (len(given) - 1) // 2
+    query = int(np.flatnonzero((given[:, right] == 0).all(axis=1))[0])
+    places = given[:, left].argmax(axis=1).tolist()
     expected = given.copy()
-    expected[query, features + 1 :] = output[query, -1]
-    return bool((given[like, -1] == output[query, -1]).any()) and np.array_equal(output, expected)
+    expected[query, right] = np.where(output[query, right] > 0, given[query, places[query]], 0)
+    led_to = [set(np.flatnonzero(row).tolist()) for row in output[:, right]]
+    asked, answer = places.pop(query), led_to.pop(query)
+    left_open = _open_rules(list(zip(places, led_to, strict=True)), k)
+    return np.array_equal(output, expected) and any(rule(asked, k) == answer for rule in left_open)
 
 
 # corner: move the object to a corner whose outermost cell is not grey.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from arcsolve.lab.ambiguity import FAMILIES, MOST, SIDES, Puzzle
+from arcsolve.lab.ambiguity import MOST, SIDES, Puzzle
 from arcsolve.network.config import NetworkConfig
 from arcsolve.network.weights import Weights, load_weights
 from arcsolve.training import checkpoint
@@ -18,7 +18,11 @@ from arcsolve.training.pack import Pack, flatten
 from arcsolve.training.presets import TrainConfig
 from arcsolve.training.trainer import Trainer
 
-UPDATES = 8_000
+UPDATES = {"rules": 1_500, "corner": 2_500, "queens": 4_000, "colouring": 2_200}
+"""Of each of a family's networks: what it takes to learn it, as far as half an hour of a core for each goes."""
+
+STEER_UPDATES = 50
+"""Between lines of the log, with each of which beta moves: a run of few updates has not many of them."""
 
 CONFIG = TrainConfig(
     network=NetworkConfig(width=64, heads=2, hidden=192, latents=4, inner_steps=1, steps=2, halting=True),
@@ -37,7 +41,8 @@ CONFIG = TrainConfig(
     adam_rate=2e-3,
     latent_rate=1e-2,
     weight_decay=0.01,
-    nearest_from=0.5,
+    beta=0.005,
+    nearest_from=0.55,
     decay=0.3,
     ema=0.998,
     bf16=True,
@@ -47,12 +52,10 @@ CONFIG = TrainConfig(
 NETWORKS: dict[str, dict[str, Any]] = {
     # Where nothing chooses among the answers, only the nearest would be learned, and nothing be left to sample.
     "deterministic": {"nearest_from": 1.0},
-    # What the nearest answer does without anything that chooses: a control.
-    "committed": {},
     "random-start": {"network": {"random_start": True, "noise": 0.01}},
     "learned": {"network": {"noise_width": 32}},
 }
-"""What sets each network apart: no chance, twice; EqR's random start and damped noise; GRAM's learned noise."""
+"""What sets each network apart: no chance; EqR's random start and damped noise; GRAM's learned noise."""
 
 
 def config_of(name: str, seed: int) -> TrainConfig:
@@ -63,19 +66,14 @@ def config_of(name: str, seed: int) -> TrainConfig:
 
 
 def pack_of(puzzles: Sequence[Puzzle]) -> Pack:
-    """Puzzles as training pairs, one task a family; a puzzle counts about the same however many answers it has."""
-    return flatten(
-        {
-            family: [
-                (puzzle.input, answer, False)
-                for puzzle in puzzles
-                if puzzle.family == family
-                for answer in puzzle.answers
-                for _ in range(2 * MOST // len(puzzle.answers))
-            ]
-            for family in FAMILIES
-        }
-    )
+    """Puzzles of a family as the training pairs of one task; each counts about the same however many answers it has."""
+    pairs = [
+        (puzzle.input, answer, False)
+        for puzzle in puzzles
+        for answer in puzzle.answers
+        for _ in range(2 * MOST // len(puzzle.answers))
+    ]
+    return flatten({puzzles[0].family: pairs})
 
 
 def train(
@@ -84,7 +82,7 @@ def train(
     pack: Pack,
     folder: Path,
     *,
-    updates: int = UPDATES,
+    updates: int,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
     warn: Callable[[str], None] = lambda line: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -92,7 +90,8 @@ def train(
     """Train a network in a run folder, or go on where it was stopped; its weights, ``None`` where ``stopped``.
 
     Args:
-        folder: of this network, seed and number of updates; another number is another run.
+        pack: of one family of puzzles.
+        folder: of this network, family, seed and number of updates; another number is another run.
 
     Raises:
         ArcsolveError: the folder is of another run, or cannot be written.
@@ -101,6 +100,7 @@ def train(
     trainer = Trainer(config_of(name, seed), pack, torch.device("cpu"))
     if checkpoint.exists(folder):
         checkpoint.load(trainer, folder, warn)
-    if not run(trainer, Budget(updates=updates), folder=folder, report=report, warn=warn, stopped=stopped):
+    budget, every = Budget(updates=updates), STEER_UPDATES
+    if not run(trainer, budget, folder=folder, log_updates=every, report=report, warn=warn, stopped=stopped):
         return None
     return load_weights(folder / checkpoint.WEIGHTS)

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +42,11 @@ class Runner:
 
     Attributes:
         backend: the network.
-        latents: float32 [P, C] by family.
+        latents: float32 [P, C], of the one task that it knows.
     """
 
     backend: Backend
-    latents: dict[str, Array]
+    latents: Array
 
     def roll(self, puzzle: Puzzle, count: int, steps: int, *, noise: float = 0.0, seed: int = 0) -> Rolled:
         """Run ``count`` trajectories of a puzzle for so many steps, without stopping where one settles.
@@ -63,7 +63,7 @@ class Runner:
             cells=np.repeat(puzzle.input[None].astype(np.int64), count, axis=0),
             dihedral=np.zeros(count, dtype=np.int64),
             colours=np.repeat(np.arange(COLOURS)[None], count, axis=0),
-            latents=np.repeat(self.latents[puzzle.family][None], count, axis=0),
+            latents=np.repeat(self.latents[None], count, axis=0),
         )
         shape, noise_shape = (count, tokens, config.width), (count, *config.noise_shape(tokens))
         h, l = (np.broadcast_to(vector, shape).astype(np.float32) for vector in self.backend.start)
@@ -167,7 +167,6 @@ class Way:
 
 WAYS = {
     "deterministic": Way("deterministic", "once"),
-    "nearest answer": Way("committed", "once"),
     "test-time noise": Way("deterministic", tuned="noise"),
     "random start": Way("random-start"),
     "output sampling": Way("deterministic", "cells", tuned="entropy"),
@@ -263,12 +262,3 @@ def seconds(runner: Runner, puzzles: Sequence[Puzzle], setting: float, rounds: i
     for (name, number), by_puzzle in taken.items():
         found[name][str(number)] = round(statistics.fmean(map(statistics.median, by_puzzle)), 5)
     return found
-
-
-def in_turn(puzzles: Sequence[Puzzle], count: int) -> Iterator[Puzzle]:
-    """The first ``count`` puzzles of each family."""
-    seen: Counter[str] = Counter()
-    for puzzle in puzzles:
-        seen[puzzle.family] += 1
-        if seen[puzzle.family] <= count:
-            yield puzzle

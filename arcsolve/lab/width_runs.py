@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from arcsolve.lab.ambiguity import Puzzle, suite
 from arcsolve.lab.width import SPLITS, WAYS, WIDTHS, Runner, Way
 from arcsolve.network.weights import Weights
 from arcsolve.training.objective import normal_from, objective
-from arcsolve.training.pack import Pack
 from arcsolve.training.pairs import PairStore, ViewDraw
 
 CPU = torch.device("cpu")
@@ -34,45 +34,39 @@ class Sizes:
 
     Attributes:
         train, test, tune: puzzles of each family to train on, to judge by in each split, and to choose settings by.
-        updates: of each network.
+        updates: of each network, by family.
         timed: puzzles of each family that are timed.
     """
 
-    train: int = 4_000
+    train: int = 6_000
     test: int = 60
     tune: int = 20
-    updates: int = rivals.UPDATES
+    updates: Mapping[str, int] = field(default_factory=lambda: dict(rivals.UPDATES))
     timed: int = 1
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """The puzzles of a study; those to tune by are held out, too, and none of those to judge by."""
+    """A family's puzzles; those to tune by are held out, too, and none of those to judge by."""
 
     train: tuple[Puzzle, ...]
     tune: tuple[Puzzle, ...]
     test: dict[str, tuple[Puzzle, ...]]
 
     @classmethod
-    def of(cls, sizes: Sizes) -> Data:
+    def of(cls, family: str, sizes: Sizes) -> Data:
         """The same for the same sizes.
 
         Raises:
-            ArcsolveError: a family has not as many puzzles.
+            ArcsolveError: the family has not as many puzzles.
         """
         try:
-            train = suite("train", sizes.train, seed=0)
-            held_out = suite("held-out", sizes.test + sizes.tune, seed=0)
-            larger = suite("larger", sizes.test, seed=0)
+            train = suite(family, "train", sizes.train, seed=0)
+            held_out = suite(family, "held-out", sizes.test + sizes.tune, seed=0)
+            larger = suite(family, "larger", sizes.test, seed=0)
         except ValueError as error:
             raise ArcsolveError(str(error)) from error
-        first = tuple(width.in_turn(held_out, sizes.test))
-        return cls(train, tuple(p for p in held_out if p not in first), {"held-out": first, "larger": larger})
-
-    @cached_property
-    def pack(self) -> Pack:
-        """The training puzzles as pairs."""
-        return rivals.pack_of(self.train)
+        return cls(train, held_out[sizes.test :], {"held-out": held_out[: sizes.test], "larger": larger})
 
     @cached_property
     def hash(self) -> str:
@@ -87,9 +81,7 @@ class Data:
 
 def runner_of(weights: Weights) -> Runner:
     """A network ready to be run, in torch on the CPU."""
-    return Runner(
-        TorchBackend(weights.config, weights.network, CPU), dict(zip(weights.tasks, weights.bank, strict=True))
-    )
+    return Runner(TorchBackend(weights.config, weights.network, CPU), weights.bank[0])
 
 
 def entropy_of(runner: Runner, puzzles: Sequence[Puzzle], seed: int) -> float:
@@ -110,7 +102,7 @@ def guided_accuracy(weights: Weights, puzzles: Sequence[Puzzle], seed: int) -> d
     pack = rivals.pack_of(puzzles)
     store = PairStore(pack, CPU)
     steps = weights.config.steps
-    rows = torch.from_numpy(weights.bank)[[weights.tasks.index(name) for name in pack.ids]]
+    rows = torch.from_numpy(weights.bank)
     found = {}
     for name, commit in (("posterior", 0), ("prior", steps)):
         normal = normal_from(torch.Generator().manual_seed(seed), CPU)
@@ -131,7 +123,7 @@ def guided_accuracy(weights: Weights, puzzles: Sequence[Puzzle], seed: int) -> d
 def measure(
     seed: int, weights: Mapping[str, Weights], data: Data, sizes: Sizes, known: Container[tuple[str, str]] = ()
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one seed: one for each way and split.
+    """Rows of one seed and family: one for each way and split.
 
     Args:
         weights: by name of :data:`~arcsolve.lab.rivals.NETWORKS`.
@@ -156,7 +148,7 @@ def measure(
                 width.judge(p, list(width.draw(way, runner, p, WIDTHS[-1], setting, width.own_seed(seed, i))))
                 for i, p in enumerate(puzzles)
             ]
-            few = list(width.in_turn(puzzles, sizes.timed))
+            timed = split == "held-out" and way.kind == "trajectories"
             yield {
                 "way": name,
                 "split": split,
@@ -164,9 +156,7 @@ def measure(
                 "setting": setting,
                 "puzzles": judged,
                 "depth": _depth(way, runner, puzzles, setting, seed),
-                "seconds": width.seconds(runner, few, setting)
-                if split == "held-out" and way.kind == "trajectories"
-                else None,
+                "seconds": width.seconds(runner, puzzles[: sizes.timed], setting) if timed else None,
                 "guided": guided_accuracy(weights[way.network], puzzles, seed) if name == CLAIM else None,
             }
 
@@ -181,23 +171,23 @@ def read(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of an earlier run; a last line that a kill cut short is dropped from the file.
 
     Raises:
-        ArcsolveError: the file is of other puzzles, sizes or networks.
+        ArcsolveError: the file is of other sizes or networks.
     """
 
     def take(row: Any) -> dict[str, Any]:
-        return {**row, "seed": int(row["seed"]), "way": str(row["way"]), "split": str(row["split"])}
+        return {**row, "seed": int(row["seed"]), **{key: str(row[key]) for key in ("family", "way", "split")}}
 
-    return read_rows(path, head, take, "arcsolve lab width", "puzzles or settings")
+    return read_rows(path, head, take, "arcsolve lab width", "settings")
 
 
 def run(
-    seeds: Iterable[int],
-    data: Data,
+    families: Sequence[str],
+    seeds: Sequence[int],
     sizes: Sizes,
     folder: Path,
     rows: list[dict[str, Any]],
     *,
-    trained: Callable[[str, int, dict[str, Any]], None] = lambda name, seed, row: None,
+    trained: Callable[[str, dict[str, Any]], None] = lambda what, row: None,
     finished: Callable[[dict[str, Any]], None] = lambda row: None,
     warn: Callable[[str], None] = lambda line: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -206,27 +196,51 @@ def run(
 
     Args:
         folder: where networks are kept, one run folder each.
-        trained: called with a network's name, its seed and a line of its log.
+        trained: called with which network it is, and a line of its log.
         finished: called with each new row.
+
+    Raises:
+        ArcsolveError: ``rows`` are of other puzzles, or a family has not as many.
     """
-    for seed in seeds:
-        known = {(row["way"], row["split"]) for row in rows if row["seed"] == seed}
+    made: dict[str, Data] = {}
+    for seed, family in product(seeds, families):
+        known = {(row["way"], row["split"]) for row in rows if (row["seed"], row["family"]) == (seed, family)}
         if len(known) == len(WAYS) * len(SPLITS):
             continue
-        weights: dict[str, Weights] = {}
-        for name in rivals.NETWORKS:
-            own = folder / f"{name}-{seed}-{sizes.updates}"
-            own.mkdir(exist_ok=True)
-            report = partial(trained, name, seed)
-            made = rivals.train(
-                name, seed, data.pack, own, updates=sizes.updates, report=report, warn=warn, stopped=stopped
-            )
-            if made is None:
-                return False
-            weights[name] = made
+        data = made[family] = made.get(family) or Data.of(family, sizes)
+        if any(row["data_sha256"] != data.hash for row in rows if row["family"] == family):
+            raise ArcsolveError(f"{folder}: made with other puzzles; choose another folder")
+        weights = _networks(family, seed, data, sizes, folder, trained=trained, warn=warn, stopped=stopped)
+        if weights is None:
+            return False
         for row in measure(seed, weights, data, sizes, known):
-            rows.append({"seed": seed, **row})
+            rows.append({"seed": seed, "family": family, "data_sha256": data.hash, **row})
             finished(rows[-1])
             if stopped():
                 return False
     return True
+
+
+def _networks(
+    family: str,
+    seed: int,
+    data: Data,
+    sizes: Sizes,
+    folder: Path,
+    *,
+    trained: Callable[[str, dict[str, Any]], None],
+    warn: Callable[[str], None],
+    stopped: Callable[[], bool],
+) -> dict[str, Weights] | None:
+    """All networks of a family and seed by name, ``None`` where ``stopped``."""
+    pack, updates = rivals.pack_of(data.train), sizes.updates[family]
+    weights = {}
+    for name in rivals.NETWORKS:
+        own = folder / f"{family}-{name}-{seed}-{updates}"
+        own.mkdir(exist_ok=True)
+        report = partial(trained, f"{family}, seed {seed}, {name}")
+        made = rivals.train(name, seed, pack, own, updates=updates, report=report, warn=warn, stopped=stopped)
+        if made is None:
+            return None
+        weights[name] = made
+    return weights

@@ -11,8 +11,8 @@ from arcsolve.lab.width import SPLITS, WAYS, WIDTHS
 
 BASELINE = "deterministic"
 
-Verdicts: TypeAlias = dict[int, list[bool]]
-"""Of each puzzle, by number, whether its first output was right, for each seed."""
+Verdicts: TypeAlias = dict[tuple[str, int], list[bool]]
+"""Of each puzzle, by family and number, whether its first output was right, for each seed."""
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def paired(own: Verdicts, base: Verdicts) -> dict[str, Any]:
     A puzzle counts once, as most seeds have it: the seeds' networks see the same puzzles, so they are no further cases.
 
     Args:
-        own, base: of each puzzle, by number, whether the first output was right, for each seed.
+        own, base: what to compare; puzzles that only one of them has do not count.
 
     Returns:
         ``right`` and ``base_right``, shares over puzzles and seeds; ``puzzles``; ``gained`` and ``lost``, those that
@@ -78,7 +78,7 @@ def _single(rows: Sequence[dict[str, Any]], split: str, way: str) -> Verdicts:
         if (row["split"], row["way"]) == (split, way):
             for i, puzzle in enumerate(row["puzzles"]):
                 if puzzle["answers"] == 1:
-                    found.setdefault(i, []).append(puzzle["first"])
+                    found.setdefault((row["family"], i), []).append(puzzle["first"])
     return found
 
 
