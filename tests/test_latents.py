@@ -113,6 +113,18 @@ def test_only_guided_samples_look_at_the_output() -> None:
     torch.testing.assert_close(one.h[1:], plain[1:])
 
 
+def test_the_prior_learns_from_the_kl_alone() -> None:
+    """What its own draws lead to would teach it to draw the easiest answer alone."""
+    network = network_of()
+    batch, latents = batch_of()
+    x = network.embed(batch.cells, batch.dihedral, batch.colours, latents)
+    noise, guided = torch.randn(3, CONFIG.prefix, 4), torch.tensor([True, False, False])
+    moved, kl = network.guide(x, network.start(3, x.shape[1]), noise, batch.target, guided)
+    prior = network.transition.prior.weight  # type: ignore[union-attr]
+    assert torch.autograd.grad(moved.h.sum(), prior, retain_graph=True, allow_unused=True) == (None,)
+    assert torch.autograd.grad(kl.sum(), prior)[0].abs().sum() > 0
+
+
 def test_temperature_scales_what_trajectories_differ_in() -> None:
     network = network_of()
     batch, latents = batch_of(count=2)
@@ -229,24 +241,62 @@ def test_beta_rises_while_the_posterior_is_ahead_and_falls_where_it_gets_worse()
     assert beta.value == LEAST
 
 
-def test_what_the_prior_leads_to_is_judged_by_the_nearest_known_output_where_told_to() -> None:
-    network = network_of()
+def twofold_batch() -> tuple[Batch, Batch, torch.Tensor]:
+    """Two inputs with two outputs each and two with one, the same towards the other output, and latents."""
     store = PairStore(twofold_pack(), CPU)
     view = ViewDraw(torch.zeros(4, dtype=torch.long), torch.arange(10).expand(4, 10))
     batch = store.batch(torch.arange(4), view, 2, 2, torch.zeros(4, 2))
-    latents = torch.randn(4, CONFIG.latents, CONFIG.width)
+    assert batch.others is not None
+    torch.manual_seed(2)
+    return batch, batch._replace(target=batch.others[:, 1]), torch.randn(4, CONFIG.latents, CONFIG.width)
+
+
+def test_without_a_posterior_the_nearest_known_output_counts_where_told_to() -> None:
+    network = network_of(replace(CONFIG, noise_width=0, noise=0.1))
+    batch, others, latents = twofold_batch()
+
+    def nats(batch: Batch, **how: bool) -> torch.Tensor:
+        return objective(network, latents, batch, steps=1, normal=normal_from(generator(), CPU), **how).nats
+
+    def generator() -> torch.Generator:
+        return torch.Generator().manual_seed(3)
+
+    own, other = nats(batch), nats(others)
+    assert (own[:2] != other[:2]).all() and torch.equal(own[2:], other[2:])
+    torch.testing.assert_close(nats(batch, nearest=True), torch.minimum(own, other))
+
+
+def test_what_the_prior_draws_means_the_output_that_explains_it_best() -> None:
+    network = network_of()
+    batch, others, latents = twofold_batch()
+    drawn = torch.randn(2, 4, CONFIG.prefix, 4, generator=torch.Generator().manual_seed(3))
+    x = network.embed(batch.cells, batch.dihedral, batch.colours, latents)
+    state, nothing = network.start(4, x.shape[1]), torch.zeros(4, dtype=torch.bool)
+    evidence, transition = torch.zeros(4, 2), network.transition
+    assert transition is not None and batch.others is not None
+    for noise in drawn:
+        found = network.explain(x, state, noise, batch.others)
+        u, angles = x + state.h, network.angles(x, 2, 2)
+        p = transition.prior.gaussian(u[:, : CONFIG.prefix])
+        z = p.mean + p.deviation * noise
+        q = [transition.posterior(u, one.target, *angles) for one in (batch, others)]
+        expected = torch.stack([Independent(Normal(g.mean, g.deviation), 2).log_prob(z) for g in q], dim=1)
+        torch.testing.assert_close(found.diff(dim=1), expected.diff(dim=1), atol=1e-3, rtol=1e-5)
+        evidence += found
+        guided, _ = network.guide(x, state, noise, batch.target, nothing)
+        state = network.step(x, guided, 2, 2).state
 
     def nats(batch: Batch, commit: int, **how: bool) -> torch.Tensor:
-        normal = normal_from(torch.Generator().manual_seed(3), CPU)
+        noises = iter(drawn)
         batch = batch._replace(commit=torch.full((4,), commit))
-        return objective(network, latents, batch, steps=1, normal=normal, **how).nats
+        return objective(network, latents, batch, steps=2, normal=lambda shape: next(noises), **how).nats
 
-    assert batch.others is not None
-    others = batch._replace(target=batch.others[:, 1])
-    own, other = nats(batch, 1), nats(others, 1)
-    # The last two inputs have one output each.
-    torch.testing.assert_close(nats(batch, 1, nearest=True), torch.minimum(own, other))
-    assert (own[:2] != other[:2]).all()
+    own, other = nats(batch, 2), nats(others, 2)
+    likely = evidence - 4 * torch.stack([own, other], dim=1)  # four cells
+    meant = torch.where(likely[:, 0] > likely[:, 1], own, other)
+    assert not torch.equal(meant, torch.minimum(own, other)), "and not only by what was decoded"
+    torch.testing.assert_close(nats(batch, 2, nearest=True), meant)
+    torch.testing.assert_close(nats(others, 2, nearest=True), meant), "whichever was the pair's own"
     torch.testing.assert_close(nats(batch, 0, nearest=True), nats(batch, 0)), "the posterior was told which one"
 
 

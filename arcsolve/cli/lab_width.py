@@ -41,7 +41,7 @@ LEFT = ("way",)
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Networks of each kind.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first one's seed.")
 @click.option("--updates", type=click.IntRange(1), help="Updates of each network (default: 1500 to 4000, by family).")
-@click.option("--puzzles", type=click.IntRange(1), help="Puzzles of each family and split to judge by (default: 60).")
+@click.option("--puzzles", type=click.IntRange(1), help="Puzzles of each family and split to judge by (default: 48).")
 @click.option("--train-puzzles", type=click.IntRange(1), help="Puzzles of each family to train on (default: 6000).")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
@@ -82,9 +82,10 @@ def width(
     )
     make_folder(output)
     with lock_folder(output):
-        networks = {name: rivals.config_of(name, 0).to_json() for name in rivals.NETWORKS}
+        networks = {name: rivals.config_of(name, FAMILIES[0], 0).to_json() for name in rivals.NETWORKS}
         drawn = {name: getattr(lab_width, name) for name in ("WIDTHS", "DEPTHS", "NOISES", "TEMPERATURES")}
-        head = json.loads(json.dumps({"sizes": asdict(sizes), "networks": networks, "drawn": drawn}))
+        told = {"sizes": asdict(sizes), "networks": networks, "betas": rivals.BETAS, "drawn": drawn}
+        head = json.loads(json.dumps(told))
         path = output / "width.jsonl"
         rows = width_runs.read(path, head)
 

@@ -18,8 +18,11 @@ from arcsolve.training.pack import Pack, flatten
 from arcsolve.training.presets import TrainConfig
 from arcsolve.training.trainer import Trainer
 
-UPDATES = {"rules": 1_500, "corner": 2_500, "queens": 4_000, "colouring": 2_200}
+UPDATES = {"rules": 2_000, "corner": 2_000, "queens": 4_000, "colouring": 1_800}
 """Of each of a family's networks: what it takes to learn it, as far as half an hour of a core for each goes."""
+
+BETAS = {"rules": 0.01, "corner": 0.01, "queens": 0.01, "colouring": 0.005}
+"""What the KL weighs at first. Colourings' mixture is mostly one of them, so that a dearer posterior stays silent."""
 
 STEER_UPDATES = 50
 """Between lines of the log, with each of which beta moves: a run of few updates has not many of them."""
@@ -58,10 +61,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
 """What sets each network apart: no chance; EqR's random start and damped noise; GRAM's learned noise."""
 
 
-def config_of(name: str, seed: int) -> TrainConfig:
-    """How a network of :data:`NETWORKS` is trained."""
+def config_of(name: str, family: str, seed: int) -> TrainConfig:
+    """How a network of :data:`NETWORKS` is trained on a family of puzzles."""
     change = dict(NETWORKS[name])
     network = replace(CONFIG.network, **change.pop("network", {}))
+    if network.noise_width:
+        change["beta"] = BETAS[family]
     return replace(CONFIG, network=network, seed=seed, **change)
 
 
@@ -97,7 +102,8 @@ def train(
         ArcsolveError: the folder is of another run, or cannot be written.
     """
     torch._dynamo.reset()  # what earlier runs compiled would count against its limit of compiled shapes
-    trainer = Trainer(config_of(name, seed), pack, torch.device("cpu"))
+    (family,) = pack.ids
+    trainer = Trainer(config_of(name, family, seed), pack, torch.device("cpu"))
     if checkpoint.exists(folder):
         checkpoint.load(trainer, folder, warn)
     budget, every = Budget(updates=updates), STEER_UPDATES

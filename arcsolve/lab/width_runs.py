@@ -39,7 +39,7 @@ class Sizes:
     """
 
     train: int = 6_000
-    test: int = 60
+    test: int = 48
     tune: int = 20
     updates: Mapping[str, int] = field(default_factory=lambda: dict(rivals.UPDATES))
     timed: int = 1
@@ -131,8 +131,8 @@ def measure(
 
     Yields:
         ``way``, ``split``, ``weights_sha256``, ``setting`` (noise or temperature), ``puzzles`` (:func:`width.judge` of
-        each), ``depth`` (:func:`width.by_depth`, of trajectories), ``seconds`` (:func:`width.seconds`, of held-out
-        puzzles) and ``guided`` (:func:`guided_accuracy`, of learned noise).
+        each), ``depth`` (:func:`width.by_depth`, of trajectories on held-out puzzles), ``seconds``
+        (:func:`width.seconds`, likewise) and ``guided`` (:func:`guided_accuracy`, of learned noise).
     """
     runners = {name: runner_of(one) for name, one in weights.items()}
     entropy = entropy_of(runners[WAYS[CLAIM].network], data.tune, seed)
@@ -155,7 +155,7 @@ def measure(
                 "weights_sha256": weights[way.network].sha256,
                 "setting": setting,
                 "puzzles": judged,
-                "depth": _depth(way, runner, puzzles, setting, seed),
+                "depth": _depth(way, runner, puzzles, setting, seed) if split == "held-out" else None,
                 "seconds": width.seconds(runner, puzzles[: sizes.timed], setting) if timed else None,
                 "guided": guided_accuracy(weights[way.network], puzzles, seed) if name == CLAIM else None,
             }

@@ -129,8 +129,29 @@ class StochasticTransition(nn.Module):
         u = x + h
         p = self.prior.gaussian(u[:, : self.prefix])
         q = self.posterior(u, target, cos, sin)
-        chosen = Gaussian(*(torch.where(guided[:, None, None], a, b) for a, b in zip(q, p, strict=True)))
+        # The prior learns from the KL alone. What comes of its own draws would teach it to draw the one answer that is
+        # easiest to arrive at, and no other.
+        pairs = zip(q, p.detach(), strict=True)
+        chosen = Gaussian(*(torch.where(guided[:, None, None], a, b) for a, b in pairs))
         return self._add(h, chosen, noise), torch.where(guided, balanced_kl(q, p), 0.0)
+
+    def explain(self, x: Tensor, h: Tensor, noise: Tensor, outputs: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Log-densities under the posteriors of several outputs of what the prior draws: which of them it means.
+
+        Args:
+            outputs: classes, integers [B, K, H, W].
+
+        Returns:
+            [B, K], in nats, up to what is the same for all K.
+        """
+        count, most, *_ = outputs.shape
+        u = x + h
+        p = self.prior.gaussian(u[:, : self.prefix])
+        q = self.posterior(u.repeat_interleave(most, dim=0), outputs.flatten(0, 1), cos, sin)
+        mean, deviation = (part.unflatten(0, (count, most)) for part in q)
+        away = ((p.mean + p.deviation * noise)[:, None] - mean) / deviation
+        densities: Tensor = -(away.square() / 2 + deviation.log()).sum((2, 3))
+        return densities
 
     def _add(self, h: Tensor, gaussian: Gaussian, noise: Tensor) -> Tensor:
         z = gaussian.mean + gaussian.deviation * noise

@@ -127,6 +127,17 @@ class RecursiveNetwork(nn.Module):
         h, kl = self.transition.guide(x, state.h, noise, target, guided, cos, sin)
         return State(h, state.l), kl
 
+    @torch.no_grad()
+    def explain(self, x: Tensor, state: State, noise: Tensor, outputs: Tensor) -> Tensor:
+        """Log-densities of a transition from the prior had it been towards each of ``outputs``; training only.
+
+        See :meth:`~arcsolve.network.latents.StochasticTransition.explain`.
+        """
+        assert self.transition is not None
+        cos, sin = self.angles(x, *outputs.shape[2:])
+        densities: Tensor = self.transition.explain(x, state.h, noise, outputs, cos, sin)
+        return densities
+
     def _function(self, x: Tensor, cos: Tensor, sin: Tensor, height: int, width: int) -> Tensor:
         for block in self.blocks:
             x = block(x, cos, sin, height, width)

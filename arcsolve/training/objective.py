@@ -69,8 +69,9 @@ def objective(
         first: the number of the first step, where a state is given.
         beta: weight of the KL.
         still: leave learned noise out, as if the network had none.
-        nearest: where the posterior is not followed, and an input has several outputs, learn the one that is nearest to
-            what was decoded: chance has chosen already, and another one would teach only their mixture.
+        nearest: where the posterior is not followed, and an input has several outputs, learn the one that chance has
+            chosen, since another one would teach only their mixture: the one that is nearest to what was decoded, with
+            learned noise the most likely one by what was decoded and by which posterior explains all that was drawn.
     """
     config = network.config
     count, height, width = batch.cells.shape
@@ -80,12 +81,15 @@ def objective(
         state = network.start(count, x.shape[1], normal(tuple(x.shape)) if config.random_start else None)
     losses = []
     divergence = torch.zeros(count, device=x.device)
+    evidence: Tensor | float = 0.0
     for step in range(first, first + steps):
         state, noise, prior = state.detach(), None, None
         if config.noise_width and not still:
             noise = normal((count, *config.noise_shape(x.shape[1])))
             if batch.commit is not None:
                 prior = step < batch.commit
+                if nearest and batch.others is not None:
+                    evidence = evidence + network.explain(x, state, noise, batch.others)
                 state, kl = network.guide(x, state, noise, batch.target, ~prior)
                 noise, divergence = None, divergence + kl
         elif config.noise:
@@ -93,8 +97,13 @@ def objective(
         state, logits, halting = network.step(x, state, height, width, noise, inner_steps)
         nats = _nats(logits, batch.target)
         if nearest and batch.others is not None:
-            least = _nats_of_each(logits, batch.others).amin(1)
-            nats = least if prior is None else torch.where(prior, least, nats)
+            each = _nats_of_each(logits, batch.others)
+            if prior is None:
+                nats = each.amin(1)
+            else:
+                assert isinstance(evidence, Tensor)
+                meant = (evidence - height * width * each.detach()).argmax(1, keepdim=True)
+                nats = torch.where(prior, each.gather(1, meant)[:, 0], nats)
         exact = is_right(logits.argmax(-1), batch)
         loss = nats.mean()
         if config.halting:

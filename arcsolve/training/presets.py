@@ -34,10 +34,11 @@ class TrainConfig:
             of a fixed width, whose KL to N(0, I) is half their square.
         latent_kl: weight of that KL, in nats for each of a task's latent channels.
         prior_share: with learned noise, share of presentations whose every transition is drawn from the prior, as at
-            inference; the others follow the posterior.
+            inference; the others follow the posterior. From ``nearest_from`` on twice as many.
         prior_first: of those others, the share whose first transitions, a random number of them, come from the prior.
         nearest_from: share of the budget from which on, with several known outputs of an input, what the prior leads
-            to is judged by the nearest of them; by then the posterior must have given each its place.
+            to is judged by that of them which chance has chosen (:func:`~arcsolve.training.objective.objective`); by
+            then the posterior must have given each its place.
         beta: weight of the learned noise's KL at first, where 1 makes the loss each step's evidence bound; it then
             follows the gap between right answers with the posterior and with the prior. It starts low, for the
             posterior to be of use before it is dear.

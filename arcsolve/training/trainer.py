@@ -193,7 +193,9 @@ class Trainer:
         steps = self.depth[1]
         never, late, when = torch.rand(3, count, generator=self.generator, device=self.device)
         first = torch.where(late < self.config.prior_first, (when * steps).long(), 0)
-        return torch.where(never < self.config.prior_share, steps, first)
+        # The posterior learns to speak from many presentations, what the prior leads to is settled by many others.
+        share = self.config.prior_share * (2 if self.nearest else 1)
+        return torch.where(never < share, steps, first)
 
     def learn(self, batch: Batch) -> Iterator[Losses]:
         """Forward and backward; the gradients stand at every yield, where they are to be applied."""
