@@ -79,7 +79,7 @@ def test_a_runner_does_what_the_sampler_does(small: None, data: Data, tmp_path: 
     weights = train("deterministic", data, tmp_path / "a")
     runner = width_runs.runner_of(weights)
     for puzzle in data.test["held-out"]:
-        grids, logits = runner.roll(puzzle, 2, 2)
+        (grids, logits), *_ = runner.roll_each([puzzle], 2, 2)
         latents = weights.bank[0]
         views = [View.identity()]
         how: dict[str, Any] = {"samples": 1, "steps": 2, "noise": 0.0, "seed": 0}
@@ -90,11 +90,23 @@ def test_a_runner_does_what_the_sampler_does(small: None, data: Data, tmp_path: 
         assert logits.shape == (2, *puzzle.input.shape, 11) and len(grids) == 2
 
 
+def test_puzzles_run_side_by_side_come_to_what_each_comes_to_alone(small: None, data: Data, tmp_path: Path) -> None:
+    runner = width_runs.runner_of(train("learned", data, tmp_path / "a"))
+    puzzles = [generate("corner", size, 2, np.random.default_rng(size)) for size in (6, 7, 6, 6)]
+    together = list(runner.roll_each(puzzles, 3, 2, noise=1.0, seed=5))
+    for i, (puzzle, (grids, logits)) in enumerate(zip(puzzles, together, strict=True)):
+        alone, expected = runner.roll([puzzle], 3, 2, noise=1.0, seeds=[width.own_seed(5, i)])
+        assert [one.shape for one in grids] == [(3, *puzzle.input.shape)] * 2 == [one[0].shape for one in alone]
+        np.testing.assert_allclose(logits, expected[0], atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["random-start", "learned"])
 def test_trajectories_differ_where_there_is_chance(name: str, small: None, data: Data, tmp_path: Path) -> None:
     runner = width_runs.runner_of(train(name, data, tmp_path / "a"))
-    puzzle = data.test["held-out"][0]
-    (_, one), (_, again), (_, other) = (runner.roll(puzzle, 3, 2, noise=1.0, seed=seed) for seed in (0, 0, 1))
+    puzzles = data.test["held-out"][:1]
+    (_, one), (_, again), (_, other) = (
+        next(runner.roll_each(puzzles, 3, 2, noise=1.0, seed=seed)) for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(one, again)
     assert not np.allclose(one, other) and not np.allclose(one[0], one[1])
 
@@ -143,23 +155,29 @@ def test_what_is_drawn_is_judged_by_hand() -> None:
 class Steps:
     """A runner whose grids count the steps."""
 
+    steps = 2
+
     class backend:  # noqa: N801
         class config:  # noqa: N801
             steps, noise_width, noise = 2, 0, 0.0
 
-    def roll(self, puzzle: Any, count: int, steps: int, **how: Any) -> Any:
+    def roll_each(self, puzzles: Any, count: int, steps: int, **how: Any) -> Any:
         grids = [np.full((count, 2, 2), step + 1, dtype=np.uint8) for step in range(steps)]
-        return grids, np.zeros((count, 2, 2, 11), dtype=np.float32)
+        return iter([(grids, np.zeros((count, 2, 2, 11), dtype=np.float32))] * len(puzzles))
 
 
 def test_ways_draw_as_many_outputs_for_as_many_passes() -> None:
     runner: Any = Steps()
-    puzzle: Any = None
-    drawn = width.draw(Way("x", "steps"), runner, puzzle, 3, 0.0, 0)
-    assert drawn[:, 0, 0].tolist() == [2, 4, 6], "after as many steps as one, two and three trajectories take"
-    assert width.draw(Way("x"), runner, puzzle, 3, 0.0, 0)[:, 0, 0].tolist() == [2, 2, 2]
-    assert len(width.draw(Way("x", "once"), runner, puzzle, 3, 0.0, 0)) == 1
-    assert width.draw(Way("x", "cells"), runner, puzzle, 3, 1.0, 0).shape == (3, 2, 2)
+    puzzles: Any = [None]
+
+    def drawn(*kind: str) -> Any:
+        (grids,) = width.draw(Way("x", *kind), runner, puzzles, 3, 1.0, 0)
+        return grids
+
+    assert drawn("steps")[:, 0, 0].tolist() == [2, 4, 6], "after as many steps as one, two and three trajectories take"
+    assert drawn()[:, 0, 0].tolist() == [2, 2, 2]
+    assert len(drawn("once")) == 1
+    assert drawn("cells").shape == (3, 2, 2)
 
 
 def test_single_answers_are_compared_puzzle_by_puzzle() -> None:
@@ -175,9 +193,8 @@ def test_single_answers_are_compared_puzzle_by_puzzle() -> None:
 
 
 def test_a_tuned_setting_is_the_one_that_finds_most(monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
-    def draw(way: Way, runner: Any, puzzle: Any, count: int, setting: float, seed: int) -> Any:
-        right = puzzle.answers[0] if setting == 0.3 else puzzle.input
-        return np.stack([right] * count)
+    def draw(way: Way, runner: Any, puzzles: Any, count: int, setting: float, seed: int) -> Any:
+        return (np.stack([p.answers[0] if setting == 0.3 else p.input] * count) for p in puzzles)
 
     monkeypatch.setattr(width, "draw", draw)
     runner: Any = Steps()
@@ -197,7 +214,7 @@ def test_the_command_trains_measures_resumes_and_tells(
     whole: Callable[..., Any] = width.judge
 
     def judge(*a: Any) -> Any:
-        if next(calls) == 90:
+        if next(calls) == 60:
             raise KeyboardInterrupt
         return whole(*a)
 

@@ -90,7 +90,7 @@ def width(
         rows = width_runs.read(path, head)
 
         def trained(what: str, row: dict[str, Any]) -> None:
-            if row["update"] % 500 < rivals.STEER_UPDATES:
+            if round(rivals.LINES * row["progress"]) % 20 == 0:
                 told = f"{row['progress']:.0%}  {row['nats']:.3f} nats/cell  {row['exact']:.1%} right"
                 click.echo(f"{what}: {told}{told_of_noise(row)}", err=True)
 

@@ -18,14 +18,14 @@ from arcsolve.training.pack import Pack, flatten
 from arcsolve.training.presets import TrainConfig
 from arcsolve.training.trainer import Trainer
 
-UPDATES = {"rules": 2_000, "corner": 2_000, "queens": 4_000, "colouring": 1_800}
+UPDATES = {"rules": 2_000, "corner": 2_500, "queens": 5_000, "colouring": 2_500}
 """Of each of a family's networks: what it takes to learn it, as far as half an hour of a core for each goes."""
 
 BETAS = {"rules": 0.01, "corner": 0.01, "queens": 0.01, "colouring": 0.005}
 """What the KL weighs at first. Colourings' mixture is mostly one of them, so that a dearer posterior stays silent."""
 
-STEER_UPDATES = 50
-"""Between lines of the log, with each of which beta moves: a run of few updates has not many of them."""
+LINES = 100
+"""Of a run's log, with each of which beta moves: with as many in short runs, it comes as far."""
 
 CONFIG = TrainConfig(
     network=NetworkConfig(width=64, heads=2, hidden=192, latents=4, inner_steps=1, steps=2, halting=True),
@@ -106,7 +106,7 @@ def train(
     trainer = Trainer(config_of(name, family, seed), pack, torch.device("cpu"))
     if checkpoint.exists(folder):
         checkpoint.load(trainer, folder, warn)
-    budget, every = Budget(updates=updates), STEER_UPDATES
+    budget, every = Budget(updates=updates), max(1, updates // LINES)
     if not run(trainer, budget, folder=folder, log_updates=every, report=report, warn=warn, stopped=stopped):
         return None
     return load_weights(folder / checkpoint.WEIGHTS)

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ SPLITS = ("held-out", "larger")
 WIDTHS = (1, 2, 4, 8, 16, 20, 32, 64)
 """Trajectories at which coverage and accuracy are read; 20 is GRAM's."""
 
+LONGER = 2
+"""Times as many supervision steps as in training are run: they cost nothing to learn, and more trajectories arrive."""
+
 DEPTHS = 8
 """Supervision steps to which every network is run when depth is looked at."""
 
@@ -32,8 +35,11 @@ NOISES = (0.03, 0.1, 0.3, 1.0, 3.0)
 DRAWS_AN_ANSWER = 4
 """Right outputs for each answer, of which the balance is told."""
 
+TOGETHER = 64
+"""Trajectories that are run side by side, at the most, where there are several puzzles."""
+
 Rolled = tuple[list[NDArray[np.uint8]], Array]
-"""Grids [K, H, W] after each step, and the last step's logits [K, H, W, 11]."""
+"""Grids [P, K, H, W] after each step, and the last step's logits [P, K, H, W, 11]; of one puzzle without the P."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,34 +54,69 @@ class Runner:
     backend: Backend
     latents: Array
 
-    def roll(self, puzzle: Puzzle, count: int, steps: int, *, noise: float = 0.0, seed: int = 0) -> Rolled:
-        """Run ``count`` trajectories of a puzzle for so many steps, without stopping where one settles.
+    @property
+    def steps(self) -> int:
+        """Supervision steps of a trajectory."""
+        return LONGER * self.backend.config.steps
+
+    def roll(
+        self, puzzles: Sequence[Puzzle], count: int, steps: int, *, noise: float = 0.0, seeds: Sequence[int] = ()
+    ) -> Rolled:
+        """Run ``count`` trajectories of each puzzle for so many steps, without stopping where one settles.
 
         Args:
+            puzzles: of one size.
             noise: temperature of learned noise, or standard deviation of the noise in ``h``; a random start is always
                 drawn.
+            seeds: of each puzzle (default: 0).
         """
         config = self.backend.config
-        rng = np.random.default_rng(seed)
-        height, width = puzzle.input.shape
-        tokens = height * width + config.prefix
+        rngs = [np.random.default_rng(seed) for seed in seeds or [0] * len(puzzles)]
+        height, width = puzzles[0].input.shape
+        tokens, total = height * width + config.prefix, len(puzzles) * count
         inputs = Inputs(
-            cells=np.repeat(puzzle.input[None].astype(np.int64), count, axis=0),
-            dihedral=np.zeros(count, dtype=np.int64),
-            colours=np.repeat(np.arange(COLOURS)[None], count, axis=0),
-            latents=np.repeat(self.latents[None], count, axis=0),
+            cells=np.repeat(np.stack([puzzle.input for puzzle in puzzles]).astype(np.int64), count, axis=0),
+            dihedral=np.zeros(total, dtype=np.int64),
+            colours=np.repeat(np.arange(COLOURS)[None], total, axis=0),
+            latents=np.repeat(self.latents[None], total, axis=0),
         )
-        shape, noise_shape = (count, tokens, config.width), (count, *config.noise_shape(tokens))
-        h, l = (np.broadcast_to(vector, shape).astype(np.float32) for vector in self.backend.start)
+
+        def normal(shape: tuple[int, ...]) -> Array:
+            return np.concatenate([rng.standard_normal((count, *shape), dtype=np.float32) for rng in rngs])
+
+        shape, noise_shape = (tokens, config.width), config.noise_shape(tokens)
+        h, l = (np.broadcast_to(vector, (total, *shape)).astype(np.float32) for vector in self.backend.start)
         if config.random_start:
-            h = rng.standard_normal(shape, dtype=np.float32)
-        still = np.zeros(noise_shape, dtype=np.float32)
+            h = normal(shape)
+        still = np.zeros((total, *noise_shape), dtype=np.float32)
         grids = []
         for _ in range(steps):
-            drawn = noise * rng.standard_normal(noise_shape, dtype=np.float32) if noise else still
+            drawn = noise * normal(noise_shape) if noise else still
             h, l, logits, _ = self.backend.step(inputs, h, l, drawn)
-            grids.append(logits[..., :COLOURS].argmax(-1).astype(np.uint8))
-        return grids, logits
+            decoded = logits[..., :COLOURS].argmax(-1).astype(np.uint8)
+            grids.append(decoded.reshape(len(puzzles), count, height, width))
+        return grids, logits.reshape(len(puzzles), count, *logits.shape[1:])
+
+    def roll_each(
+        self, puzzles: Sequence[Puzzle], count: int, steps: int, *, noise: float = 0.0, seed: int = 0
+    ) -> Iterator[Rolled]:
+        """The same of puzzles of any sizes, one after the other; each has a seed of its own."""
+        found: dict[int, Rolled] = {}
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for i, puzzle in enumerate(puzzles):
+            by_size.setdefault(puzzle.input.shape, []).append(i)
+        size = max(1, TOGETHER // count)
+        for numbers in (alike[i : i + size] for alike in by_size.values() for i in range(0, len(alike), size)):
+            seeds = [own_seed(seed, i) for i in numbers]
+            grids, logits = self.roll([puzzles[i] for i in numbers], count, steps, noise=noise, seeds=seeds)
+            for place, i in enumerate(numbers):
+                found[i] = [one[place] for one in grids], logits[place]
+        yield from (found[i] for i in range(len(puzzles)))
+
+
+def own_seed(seed: int, puzzle: int) -> int:
+    """The seed of a puzzle's draws, by its number: no two share theirs."""
+    return 100_000 * seed + puzzle
 
 
 def draw_cells(logits: Array, temperature: float, count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -179,26 +220,33 @@ TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Temperatures from which the best output sampling takes the one that finds most."""
 
 
-def own_seed(seed: int, puzzle: int) -> int:
-    """The seed of a puzzle's draws, by its number: no two share theirs."""
-    return 100_000 * seed + puzzle
-
-
-def draw(way: Way, runner: Runner, puzzle: Puzzle, count: int, setting: float, seed: int) -> NDArray[np.uint8]:
-    """``count`` outputs of a puzzle, [K, H, W], in the order of drawing.
+def draw(
+    way: Way, runner: Runner, puzzles: Sequence[Puzzle], count: int, setting: float, seed: int
+) -> Iterator[NDArray[np.uint8]]:
+    """``count`` outputs of each puzzle, [K, H, W], in the order of drawing.
 
     Args:
         setting: noise of trajectories, or temperature of cells.
     """
-    steps = runner.backend.config.steps
+    steps = runner.steps
     if way.kind == "steps":
-        grids, _ = runner.roll(puzzle, 1, count * steps, seed=seed)
-        return np.concatenate(grids[steps - 1 :: steps])
-    if way.kind == "cells":
-        _, logits = runner.roll(puzzle, 1, steps, seed=seed)
-        return draw_cells(logits[0], setting, count, np.random.default_rng(seed))
-    grids, _ = runner.roll(puzzle, 1 if way.kind == "once" else count, steps, noise=setting, seed=seed)
-    return grids[-1]
+        for grids, _ in runner.roll_each(puzzles, 1, count * steps):
+            yield np.concatenate(grids[steps - 1 :: steps])
+    elif way.kind == "cells":
+        for i, (_, logits) in enumerate(runner.roll_each(puzzles, 1, steps)):
+            yield draw_cells(logits[0], setting, count, np.random.default_rng(own_seed(seed, i)))
+    else:
+        count = 1 if way.kind == "once" else count
+        for grids, _ in runner.roll_each(puzzles, count, steps, noise=setting, seed=seed):
+            yield grids[-1]
+
+
+def judged(
+    way: Way, runner: Runner, puzzles: Sequence[Puzzle], count: int, setting: float, seed: int
+) -> list[dict[str, Any]]:
+    """:func:`judge` of ``count`` outputs of each puzzle."""
+    drawn = draw(way, runner, puzzles, count, setting, seed)
+    return [judge(puzzle, list(grids)) for puzzle, grids in zip(puzzles, drawn, strict=True)]
 
 
 def tune(way: Way, runner: Runner, puzzles: Sequence[Puzzle], entropy: float, seed: int) -> float:
@@ -209,17 +257,13 @@ def tune(way: Way, runner: Runner, puzzles: Sequence[Puzzle], entropy: float, se
     """
     config = runner.backend.config
     if way.tuned == "entropy":
-        steps = config.steps
-        return matched_temperature([runner.roll(puzzle, 1, steps)[1][0] for puzzle in puzzles], entropy)
+        return matched_temperature([logits[0] for _, logits in runner.roll_each(puzzles, 1, runner.steps)], entropy)
     if way.tuned is None:
         return 1.0 if config.noise_width else config.noise
     tried = NOISES if way.tuned == "noise" else TEMPERATURES
     at = WIDTHS.index(20)
     found = [
-        statistics.fmean(
-            judge(p, list(draw(way, runner, p, 20, setting, own_seed(seed, i))))["coverage"][at]
-            for i, p in enumerate(puzzles)
-        )
+        statistics.fmean(one["coverage"][at] for one in judged(way, runner, puzzles, 20, setting, seed))
         for setting in tried
     ]
     return tried[found.index(max(found))]
@@ -231,22 +275,22 @@ def by_depth(way: Way, runner: Runner, puzzles: Sequence[Puzzle], setting: float
     figures: dict[str, list[list[float]]] = {
         name: [[] for _ in range(DEPTHS)] for name in ("valid", "coverage", "vote")
     }
-    for i, puzzle in enumerate(puzzles):
-        grids, _ = runner.roll(puzzle, count, DEPTHS, noise=setting, seed=own_seed(seed, i))
+    rolled = runner.roll_each(puzzles, count, DEPTHS, noise=setting, seed=seed)
+    for puzzle, (grids, _) in zip(puzzles, rolled, strict=True):
         for step, drawn in enumerate(grids):
-            judged = judge(puzzle, list(drawn))
-            figures["valid"][step].append(judged["valid"])
-            figures["coverage"][step].append(judged["coverage"][at])
-            figures["vote"][step].append(float(judged["vote"][at]))
+            one = judge(puzzle, list(drawn))
+            figures["valid"][step].append(one["valid"])
+            figures["coverage"][step].append(one["coverage"][at])
+            figures["vote"][step].append(float(one["vote"][at]))
     return {name: [round(statistics.fmean(values), 4) for values in steps] for name, steps in figures.items()}
 
 
 def seconds(runner: Runner, puzzles: Sequence[Puzzle], setting: float, rounds: int = 3) -> dict[str, dict[str, float]]:
-    """Seconds a puzzle: ``width``, of k trajectories at the trained depth, ``depth``, of one at each depth, by number.
+    """Seconds a puzzle: ``width``, of k trajectories, ``depth``, of one that is k times as long, by number.
 
     Taken in turn; of each puzzle the median over the rounds, and of those the mean.
     """
-    steps = runner.backend.config.steps
+    steps = runner.steps
     runs = [("width", k, k, steps) for k in WIDTHS] + [("depth", k * steps, 1, k * steps) for k in WIDTHS]
     taken: dict[tuple[str, int], list[list[float]]] = {(name, number): [] for name, number, *_ in runs}
     for puzzle in puzzles:
@@ -254,7 +298,7 @@ def seconds(runner: Runner, puzzles: Sequence[Puzzle], setting: float, rounds: i
         for _ in range(rounds):
             for name, number, count, depth in runs:
                 began = time.perf_counter()
-                runner.roll(puzzle, count, depth, noise=setting)
+                runner.roll([puzzle], count, depth, noise=setting)
                 own[name, number].append(time.perf_counter() - began)
         for key, values in own.items():
             taken[key].append(values)

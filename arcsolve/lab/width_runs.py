@@ -86,22 +86,20 @@ def runner_of(weights: Weights) -> Runner:
 
 def entropy_of(runner: Runner, puzzles: Sequence[Puzzle], seed: int) -> float:
     """Mean entropy in nats of the cells of what learned latents draw, over puzzles."""
-    way = WAYS[CLAIM]
-    return statistics.fmean(
-        width.cell_entropy(width.draw(way, runner, p, WIDTHS[-1], 1.0, width.own_seed(seed, i)))
-        for i, p in enumerate(puzzles)
-    )
+    drawn = width.draw(WAYS[CLAIM], runner, puzzles, WIDTHS[-1], 1.0, seed)
+    return statistics.fmean(width.cell_entropy(grids) for grids in drawn)
 
 
 def guided_accuracy(weights: Weights, puzzles: Sequence[Puzzle], seed: int) -> dict[str, float]:
     """Share of answers led to by the posterior, which is told one, and by the prior, any answer counting.
 
-    Equal draws of noise for both; a wide gap means that the posterior tells what the prior cannot (a leak).
+    Equal draws of noise for both, as many steps as trajectories have; a wide gap means that the posterior tells what
+    the prior cannot (a leak).
     """
     network = build_network(weights.config, weights.network)
     pack = rivals.pack_of(puzzles)
     store = PairStore(pack, CPU)
-    steps = weights.config.steps
+    steps = width.LONGER * weights.config.steps
     rows = torch.from_numpy(weights.bank)
     found = {}
     for name, commit in (("posterior", 0), ("prior", steps)):
@@ -144,17 +142,13 @@ def measure(
         setting = width.tune(way, runner, data.tune, entropy, seed)
         for split in wanted:
             puzzles = data.test[split]
-            judged = [
-                width.judge(p, list(width.draw(way, runner, p, WIDTHS[-1], setting, width.own_seed(seed, i))))
-                for i, p in enumerate(puzzles)
-            ]
             timed = split == "held-out" and way.kind == "trajectories"
             yield {
                 "way": name,
                 "split": split,
                 "weights_sha256": weights[way.network].sha256,
                 "setting": setting,
-                "puzzles": judged,
+                "puzzles": width.judged(way, runner, puzzles, WIDTHS[-1], setting, seed),
                 "depth": _depth(way, runner, puzzles, setting, seed) if split == "held-out" else None,
                 "seconds": width.seconds(runner, puzzles[: sizes.timed], setting) if timed else None,
                 "guided": guided_accuracy(weights[way.network], puzzles, seed) if name == CLAIM else None,

@@ -43,7 +43,7 @@ def plot(path: Path, lines: list[dict[str, Any]], widths: tuple[int, ...]) -> bo
                 axes[row][2].plot(list(taken), list(taken.values()), marker="o", markersize=3, label=line["way"])
     names = ("answers found, %", "right by the vote, %")
     for row, name in enumerate(names):
-        _label(axes[row][0], "trajectories, at the trained depth", name)
+        _label(axes[row][0], "trajectories", name)
         _label(axes[row][1], "supervision steps (20 trajectories, one without chance)", name)
         axes[row][0].set_xscale("log", base=2)
     for row, name in enumerate(("trajectories side by side", "steps of one trajectory, one after the other")):
