@@ -37,7 +37,7 @@ from arcsolve.training import checkpoint
 from arcsolve.training.beta import EASE, FALL, LEAST, MOST, RISE, Beta
 from arcsolve.training.command import main
 from arcsolve.training.loop import Budget, run
-from arcsolve.training.objective import is_right, normal_from, objective
+from arcsolve.training.objective import DECODED, is_right, normal_from, objective
 from arcsolve.training.pack import Pack, flatten
 from arcsolve.training.pairs import Batch, PairStore, ViewDraw
 from arcsolve.training.presets import PRESETS, TrainConfig
@@ -292,7 +292,7 @@ def test_what_the_prior_draws_means_the_output_that_explains_it_best() -> None:
         return objective(network, latents, batch, steps=2, normal=lambda shape: next(noises), **how).nats
 
     own, other = nats(batch, 2), nats(others, 2)
-    likely = evidence - 4 * torch.stack([own, other], dim=1)  # four cells
+    likely = evidence - DECODED * 4 * torch.stack([own, other], dim=1)  # four cells
     meant = torch.where(likely[:, 0] > likely[:, 1], own, other)
     assert not torch.equal(meant, torch.minimum(own, other)), "and not only by what was decoded"
     torch.testing.assert_close(nats(batch, 2, nearest=True), meant)

@@ -18,7 +18,7 @@ from arcsolve.training.pack import Pack, flatten
 from arcsolve.training.presets import TrainConfig
 from arcsolve.training.trainer import Trainer
 
-UPDATES = {"rules": 2_000, "corner": 2_500, "queens": 5_000, "colouring": 2_500}
+UPDATES = {"rules": 2_000, "corner": 2_500, "queens": 4_000, "colouring": 2_200}
 """Of each of a family's networks: what it takes to learn it, as far as half an hour of a core for each goes."""
 
 BETAS = {"rules": 0.01, "corner": 0.01, "queens": 0.01, "colouring": 0.005}
@@ -39,7 +39,8 @@ CONFIG = TrainConfig(
     margin=0.0,
     # A view of a training puzzle may be a held-out one.
     views=((0.0, "identity"),),
-    depth=((0.0, 1, 2),),
+    # Four steps make more trajectories right than two, but only where they were trained.
+    depth=((0.0, 1, 2), (0.7, 1, 4)),
     muon_rate=2e-3,
     adam_rate=2e-3,
     latent_rate=1e-2,

@@ -23,9 +23,6 @@ SPLITS = ("held-out", "larger")
 WIDTHS = (1, 2, 4, 8, 16, 20, 32, 64)
 """Trajectories at which coverage and accuracy are read; 20 is GRAM's."""
 
-LONGER = 2
-"""Times as many supervision steps as in training are run: they cost nothing to learn, and more trajectories arrive."""
-
 DEPTHS = 8
 """Supervision steps to which every network is run when depth is looked at."""
 
@@ -56,8 +53,8 @@ class Runner:
 
     @property
     def steps(self) -> int:
-        """Supervision steps of a trajectory."""
-        return LONGER * self.backend.config.steps
+        """Supervision steps of a trajectory: those of training."""
+        return self.backend.config.steps
 
     def roll(
         self, puzzles: Sequence[Puzzle], count: int, steps: int, *, noise: float = 0.0, seeds: Sequence[int] = ()

@@ -99,7 +99,7 @@ def guided_accuracy(weights: Weights, puzzles: Sequence[Puzzle], seed: int) -> d
     network = build_network(weights.config, weights.network)
     pack = rivals.pack_of(puzzles)
     store = PairStore(pack, CPU)
-    steps = width.LONGER * weights.config.steps
+    steps = weights.config.steps
     rows = torch.from_numpy(weights.bank)
     found = {}
     for name, commit in (("posterior", 0), ("prior", steps)):

@@ -12,8 +12,8 @@ LOSS = 0.25
 tenth comes and goes."""
 
 RISE, EASE, FALL = 1.15, 1.05, 1.5
-LEAST, MOST = 1e-3, 1.0
-"""Where the weight stays: above 1 the bound is no bound any more, and the posterior is silenced (docs/LOG.md)."""
+LEAST, MOST = 1e-3, 0.3
+"""Where the weight stays: near 1, where the loss is the evidence bound, the posterior is silenced (docs/LOG.md)."""
 
 FORGET = 0.99
 

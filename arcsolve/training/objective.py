@@ -15,6 +15,10 @@ from arcsolve.training.pairs import Batch
 
 HALTING_WEIGHT = 0.5
 
+DECODED = 0.2
+"""What the decoder's nats weigh beside those of the noise in telling which output was meant. At 1 the easiest output
+wins and fewer are ever found, at 0 draws between two outputs arrive at neither (docs/LOG.md, 2026-11-26)."""
+
 Normal = Callable[[tuple[int, ...]], Tensor]
 """Draws a standard normal tensor of a shape, on the network's device."""
 
@@ -102,7 +106,7 @@ def objective(
                 nats = each.amin(1)
             else:
                 assert isinstance(evidence, Tensor)
-                meant = (evidence - height * width * each.detach()).argmax(1, keepdim=True)
+                meant = (evidence - DECODED * height * width * each.detach()).argmax(1, keepdim=True)
                 nats = torch.where(prior, each.gather(1, meant)[:, 0], nats)
         exact = is_right(logits.argmax(-1), batch)
         loss = nats.mean()
