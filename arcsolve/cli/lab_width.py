@@ -117,7 +117,8 @@ def width(
     if as_json:
         click.echo(json.dumps(facts))
         return
-    consoles.out.print(f"{seeds} networks of each kind for each family: " + ", ".join(_named(hashes)))
+    named = ", ".join(f"{family} {digest[:8]}" for family, digest in hashes.items())
+    consoles.out.print(f"{seeds} networks of each kind for each family: {named}")
     consoles.out.print()
     for split in lab_width.SPLITS:
         own = [line for line in lines if line["split"] == split]
@@ -141,10 +142,6 @@ def width(
         f"single-answer puzzles: {single['right']:.1%} right with learned noise, {single['base_right']:.1%} without; "
         f"of {single['puzzles']}, {single['gained']} gained, {single['lost']} lost, p = {single['p']:.2g}"
     )
-
-
-def _named(hashes: dict[str, str]) -> list[str]:
-    return [f"{family} {digest[:8]}" for family, digest in hashes.items()]
 
 
 def _ways(lines: list[dict[str, Any]]) -> Table:

@@ -91,8 +91,8 @@ def suite(family: str, split: str, count: int, seed: int) -> tuple[Puzzle, ...]:
     """``count`` puzzles of a family, with distinct inputs.
 
     They are spread equally over the family's sizes, and those of a size over the numbers of answers; a smaller count
-    gives the first of them. No held-out input is a training input, whatever the seeds. Beyond some 6,500 training or
-    2,000 held-out puzzles the boards of five queens run out.
+    gives the first of them. No held-out input is a training input, whatever the seeds. Beyond some 7,000 training or
+    2,500 held-out puzzles the boards of five queens run out.
 
     Raises:
         ValueError: no such family or split, a negative seed, or more puzzles than the family has.
@@ -126,7 +126,7 @@ def _split_of(puzzle: Puzzle) -> str:
     return "held-out" if blake2b(text, digest_size=1).digest()[0] < _HELD_OUT else "train"
 
 
-# rules: rows of an input, grey and its output; in one row the output is missing, and the others leave two rules open.
+# rules: rows of an input, grey and its output; one output is missing, and the other rows leave a rule or two open.
 
 _FREE = (1, 2, 3, 4, 6, 7, 8, 9)
 

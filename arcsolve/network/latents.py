@@ -26,6 +26,10 @@ class Gaussian(NamedTuple):
     mean: Tensor
     deviation: Tensor
 
+    def draw(self, noise: Tensor) -> Tensor:
+        """What standard normal ``noise`` [B, prefix, Z] comes to."""
+        return self.mean + self.deviation * noise
+
     def detach(self) -> Gaussian:
         """The same distribution, through which nothing is learned."""
         return Gaussian(self.mean.detach(), self.deviation.detach())
@@ -149,11 +153,10 @@ class StochasticTransition(nn.Module):
         p = self.prior.gaussian(u[:, : self.prefix])
         q = self.posterior(u.repeat_interleave(most, dim=0), outputs.flatten(0, 1), cos, sin)
         mean, deviation = (part.unflatten(0, (count, most)) for part in q)
-        away = ((p.mean + p.deviation * noise)[:, None] - mean) / deviation
+        away = (p.draw(noise)[:, None] - mean) / deviation
         densities: Tensor = -(away.square() / 2 + deviation.log()).sum((2, 3))
         return densities
 
     def _add(self, h: Tensor, gaussian: Gaussian, noise: Tensor) -> Tensor:
-        z = gaussian.mean + gaussian.deviation * noise
-        moved: Tensor = h[:, : self.prefix] + self.out(z.type_as(h))
+        moved: Tensor = h[:, : self.prefix] + self.out(gaussian.draw(noise).type_as(h))
         return torch.cat([moved, h[:, self.prefix :]], dim=1)
