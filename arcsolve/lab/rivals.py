@@ -18,11 +18,12 @@ from arcsolve.training.pack import Pack, flatten
 from arcsolve.training.presets import TrainConfig
 from arcsolve.training.trainer import Trainer
 
-UPDATES = {"rules": 2_000, "corner": 2_500, "queens": 4_000, "colouring": 2_200}
+UPDATES = {"rules": 1_800, "corner": 2_400, "queens": 3_500, "colouring": 2_000}
 """Of each of a family's networks: what it takes to learn it, as far as half an hour of a core for each goes."""
 
-BETAS = {"rules": 0.01, "corner": 0.01, "queens": 0.01, "colouring": 0.005}
-"""What the KL weighs at first. Colourings' mixture is mostly one of them, so that a dearer posterior stays silent."""
+BETAS = {"rules": 0.01, "corner": 0.01, "queens": 0.001, "colouring": 0.005}
+"""What the KL weighs at first. Where one answer alone is likely (colouring) or hard to tell (queens), a dear posterior
+falls silent before the network has learned to listen."""
 
 LINES = 100
 """Of a run's log, with each of which beta moves: with as many in short runs, it comes as far."""
