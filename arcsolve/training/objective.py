@@ -75,7 +75,7 @@ def objective(
         still: leave learned noise out, as if the network had none.
         nearest: where the posterior is not followed, and an input has several outputs, learn the one that chance has
             chosen, since another one would teach only their mixture: the one that is nearest to what was decoded, with
-            learned noise the most likely one by what was decoded and by which posterior explains all that was drawn.
+            learned noise the most likely one by what was decoded and by which posterior explains what these steps drew.
     """
     config = network.config
     count, height, width = batch.cells.shape
