@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -237,6 +238,8 @@ def test_the_command_trains_measures_resumes_and_tells(
     assert {line["way"] for line in facts["ways"]} == set(WAYS) and facts["seeds"] == 1
     learned = next(line for line in facts["ways"] if line["way"] == width_runs.CLAIM)
     assert set(learned["guided"]) == {"posterior", "prior"} and set(learned["families"]) == set(chosen)
+    means = [statistics.fmean(one["prior"] for one in learned["guided_families"].values()), learned["guided"]["prior"]]
+    assert set(learned["guided_families"]) == set(chosen) and means[0] == pytest.approx(means[1])
     assert len(learned["coverage"]) == len(WIDTHS) and set(learned["seconds"]["width"]) == {str(k) for k in WIDTHS}
     drawn = CliRunner().invoke(lab, arguments, catch_exceptions=False)
     assert all(way in drawn.stdout for way in WAYS) and "posterior" in drawn.stdout

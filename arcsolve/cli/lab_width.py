@@ -137,7 +137,10 @@ def width(
         consoles.out.print()
     learned = next(line for line in lines if line["way"] == width_runs.CLAIM)
     guided, single = learned["guided"], learned["single"]
-    consoles.out.print(f"learned noise, right: posterior {guided['posterior']:.1%}, prior {guided['prior']:.1%}")
+    consoles.out.print("learned noise, right: led by the posterior, by the prior")
+    for name, shares in {**learned["guided_families"], "all": guided}.items():
+        consoles.out.print(f"{name}: {shares['posterior']:.1%}, {shares['prior']:.1%}")
+    consoles.out.print()
     consoles.out.print(
         f"single-answer puzzles: {single['right']:.1%} right with learned noise, {single['base_right']:.1%} without; "
         f"of {single['puzzles']}, {single['gained']} gained, {single['lost']} lost, p = {single['p']:.2g}"

@@ -22,7 +22,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         ``split``, ``way``, ``seeds``, ``setting``; ``valid``, ``first``, ``coverage`` and ``vote`` by width,
         ``coverage_seeds``, coverage@20 of each seed; ``balance``; ``families`` and ``answers``, the same of each family
         and number of answers (``valid``, ``coverage`` at 20, ``vote`` at 20 or at the one there is); ``single``, the
-        first output of single-answer puzzles against the deterministic network's; ``depth``, ``seconds``, ``guided``.
+        first output of single-answer puzzles against the deterministic network's; ``depth``, ``seconds``, ``guided``;
+        ``guided_families``, the last of each family.
     """
     lines = []
     for split in SPLITS:
@@ -42,6 +43,11 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             line["single"] = paired(_single(rows, split, way), base)
             for name in ("depth", "seconds", "guided"):
                 line[name] = _average([row[name] for row in own if row[name] is not None])
+            told = [row for row in own if row["guided"] is not None]
+            line["guided_families"] = {
+                family: _average([row["guided"] for row in told if row["family"] == family])
+                for family in dict.fromkeys(row["family"] for row in told)
+            }
             lines.append(line)
     return lines
 
