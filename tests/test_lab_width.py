@@ -20,6 +20,7 @@ from arcsolve.lab import rivals, width, width_runs, width_summary
 from arcsolve.lab.ambiguity import FAMILIES, generate
 from arcsolve.lab.width import WAYS, WIDTHS, Way, judge
 from arcsolve.lab.width_runs import Data, Sizes
+from arcsolve.render.width import plot
 from arcsolve.views import View
 
 SIZES = Sizes(train=8, test=2, tune=2, updates=dict.fromkeys(FAMILIES, 3), timed=1)
@@ -292,3 +293,16 @@ def test_rows_of_other_puzzles_are_not_gone_on_with(small: None, tmp_path: Path)
 def test_more_puzzles_than_there_are_is_an_error_of_ours() -> None:
     with pytest.raises(ArcsolveError, match="too few for a count of"):
         Data.of("queens", replace(SIZES, test=3_000, tune=1))
+
+
+def test_a_way_has_one_colour_in_all_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    figure_module = pytest.importorskip("matplotlib.figure")
+    monkeypatch.setattr(figure_module.Figure, "savefig", lambda self, file, **how: drawn.append(self))
+    line = {"split": "held-out", "coverage": [0.1, 0.2], "vote": [0.3, 0.4], "depth": None, "seconds": None}
+    seen = {"coverage": [0.5], "vote": [0.5]}
+    timed = {"width": {"1": 0.1}, "depth": {"4": 0.1}}
+    lines = [{**line, "way": "cells"}, {**line, "way": "trajectories", "depth": seen, "seconds": timed}]
+    assert plot(tmp_path / "width.svg", lines, (1, 2))
+    colours = {(curve.get_label(), curve.get_color()) for axes in drawn[0].axes for curve in axes.get_lines()}
+    assert len(colours) == len({label for label, _ in colours}) == 2

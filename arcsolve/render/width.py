@@ -30,17 +30,19 @@ def plot(path: Path, lines: list[dict[str, Any]], widths: tuple[int, ...]) -> bo
     held_out = [line for line in lines if line["split"] == "held-out"]
     figure = Figure(figsize=(13, 7), layout="constrained")
     axes = figure.subplots(2, 3)
-    for line in held_out:
+    for number, line in enumerate(held_out):
+        # Not every way is in every panel, and one legend is for all of them.
+        style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "markersize": 3, "label": line["way"]}
         for row, key in enumerate(("coverage", "vote")):
             shares = [100 * value for value in line[key]]
-            axes[row][0].plot(widths[: len(shares)], shares, marker="o", markersize=3, label=line["way"])
+            axes[row][0].plot(widths[: len(shares)], shares, **style)
             if line["depth"] is not None:
                 shares = [100 * value for value in line["depth"][key]]
-                axes[row][1].plot(range(1, len(shares) + 1), shares, marker="o", markersize=3, label=line["way"])
+                axes[row][1].plot(range(1, len(shares) + 1), shares, **style)
         if line["seconds"] is not None:
             for row, key in enumerate(("width", "depth")):
-                taken = {int(number): 1_000 * value for number, value in line["seconds"][key].items()}
-                axes[row][2].plot(list(taken), list(taken.values()), marker="o", markersize=3, label=line["way"])
+                taken = {int(count): 1_000 * value for count, value in line["seconds"][key].items()}
+                axes[row][2].plot(list(taken), list(taken.values()), **style)
     names = ("answers found, %", "right by the vote, %")
     for row, name in enumerate(names):
         _label(axes[row][0], "trajectories", name)
@@ -50,7 +52,7 @@ def plot(path: Path, lines: list[dict[str, Any]], widths: tuple[int, ...]) -> bo
         _label(axes[row][2], name, "milliseconds a puzzle")
         axes[row][2].set_xscale("log", base=2)
         axes[row][2].set_yscale("log")
-    axes[0][0].legend(fontsize=7)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(held_out))
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     replace_file(path, text.getvalue())
