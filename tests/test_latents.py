@@ -133,17 +133,22 @@ def test_temperature_scales_what_trajectories_differ_in() -> None:
     noise = torch.randn(2, CONFIG.prefix, 4)
     apart = []
     for temperature in (0.0, 0.01, 1.0):
-        one, two = network.step(x, state, 3, 3, temperature * noise).logits.detach()
+        # Drawn after a step, it is carried to the cells by the next.
+        first = network.step(x, state, 3, 3, temperature * noise)
+        assert torch.equal(*first.logits)
+        one, two = network.step(x, first.state, 3, 3).logits.detach()
         apart.append(float((one - two).abs().max()))
     assert apart[0] < 1e-5 < apart[1] < apart[2]
 
 
-def losses_of(network: RecursiveNetwork, commit: int | None, **how: object):  # type: ignore[no-untyped-def]
+def losses_of(  # type: ignore[no-untyped-def]
+    network: RecursiveNetwork, commit: int | None, steps: int = 2, **how: object
+):
     batch, latents = batch_of()
     if commit is not None:
         batch = batch._replace(commit=torch.full((3,), commit))
     normal = normal_from(torch.Generator().manual_seed(3), CPU)
-    return objective(network, latents, batch, steps=2, normal=normal, **how)  # type: ignore[arg-type]
+    return objective(network, latents, batch, steps=steps, normal=normal, **how)  # type: ignore[arg-type]
 
 
 def test_a_batch_that_never_commits_rolls_out_the_prior_as_inference_does() -> None:
@@ -151,7 +156,7 @@ def test_a_batch_that_never_commits_rolls_out_the_prior_as_inference_does() -> N
     never, unsaid = losses_of(network, 2), losses_of(network, None)
     torch.testing.assert_close(never.nats, unsaid.nats)
     torch.testing.assert_close(never.total, unsaid.total)
-    assert (never.kl == 0).all() and (losses_of(network, 0).kl > losses_of(network, 1).kl).all()
+    assert (never.kl == 0).all() and (losses_of(network, 0, steps=3).kl > losses_of(network, 2, steps=3).kl).all()
     assert not torch.allclose(losses_of(network, 0).nats, never.nats)
 
 
@@ -201,6 +206,7 @@ def test_any_known_output_of_an_input_is_right() -> None:
 def trainer_of(**change: object) -> Trainer:
     tiny = PRESETS["tiny"]
     network = replace(tiny.network, noise_width=4)
+    change = {"depth": ((0.0, 1, 2),), **change}
     return Trainer(replace(tiny, network=network, compile=False, **change), little_pack(), CPU)  # type: ignore[arg-type]
 
 
@@ -274,6 +280,7 @@ def test_what_the_prior_draws_means_the_output_that_explains_it_best() -> None:
     state, nothing = network.start(4, x.shape[1]), torch.zeros(4, dtype=torch.bool)
     evidence, transition = torch.zeros(4, 2), network.transition
     assert transition is not None and batch.others is not None
+    state = network.step(x, state, 2, 2).state
     for noise in drawn:
         found = network.explain(x, state, noise, batch.others)
         u, angles = x + state.h, network.angles(x, 2, 2)
@@ -289,14 +296,14 @@ def test_what_the_prior_draws_means_the_output_that_explains_it_best() -> None:
     def nats(batch: Batch, commit: int, **how: bool) -> torch.Tensor:
         noises = iter(drawn)
         batch = batch._replace(commit=torch.full((4,), commit))
-        return objective(network, latents, batch, steps=2, normal=lambda shape: next(noises), **how).nats
+        return objective(network, latents, batch, steps=3, normal=lambda shape: next(noises), **how).nats
 
-    own, other = nats(batch, 2), nats(others, 2)
+    own, other = nats(batch, 3), nats(others, 3)
     likely = evidence - DECODED * 4 * torch.stack([own, other], dim=1)  # four cells
     meant = torch.where(likely[:, 0] > likely[:, 1], own, other)
     assert not torch.equal(meant, torch.minimum(own, other)), "and not only by what was decoded"
-    torch.testing.assert_close(nats(batch, 2, nearest=True), meant)
-    torch.testing.assert_close(nats(others, 2, nearest=True), meant), "whichever was the pair's own"
+    torch.testing.assert_close(nats(batch, 3, nearest=True), meant)
+    torch.testing.assert_close(nats(others, 3, nearest=True), meant), "whichever was the pair's own"
     torch.testing.assert_close(nats(batch, 0, nearest=True), nats(batch, 0)), "the posterior was told which one"
 
 
@@ -320,6 +327,14 @@ def test_the_log_tells_prior_and_posterior_apart_and_a_checkpoint_keeps_beta(tmp
     other = trainer_of()
     checkpoint.load(other, tmp_path)
     assert other.beta == trainer.beta != Beta(0.01)
+
+
+def test_one_step_has_no_transition_and_moves_no_beta(tmp_path: Path) -> None:
+    trainer = trainer_of(depth=((0.0, 1, 1),))
+    rows: list[dict[str, float]] = []
+    run(trainer, Budget(updates=10), folder=tmp_path, log_updates=5, report=rows.append)
+    assert len(rows) == 2 and not any("kl" in row or "exact_prior" in row for row in rows)
+    assert trainer.beta == Beta(0.01)
 
 
 def test_beta_goes_on_exactly_where_a_run_stopped_between_two_lines(tmp_path: Path) -> None:

@@ -90,11 +90,11 @@ class Posterior(nn.Module):
 
 
 class StochasticTransition(nn.Module):
-    """``h <- h + W (mu + sigma eps)`` at the prefix tokens, before a supervision step works on ``h``.
+    """``h <- h + W (mu + sigma eps)`` at the prefix tokens, between two supervision steps.
 
-    GRAM adds the noise after the step. Here it is added at the prefix, from which no cell is decoded, so it comes
-    before the step that carries it to the cells: the same chain of transitions, cut elsewhere. ``W`` starts at zero, so
-    that a network trained without it goes on as it was.
+    Where GRAM adds it: after a step, so that the prior knows what the step has worked out. Of the prefix no cell is
+    decoded, so the next step carries it to the cells. ``W`` starts at zero, so that a network trained without it goes
+    on as it was.
     """
 
     def __init__(self, config: NetworkConfig) -> None:

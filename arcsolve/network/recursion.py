@@ -118,7 +118,7 @@ class RecursiveNetwork(nn.Module):
         return angles.cos().type_as(x), angles.sin().type_as(x)
 
     def guide(self, x: Tensor, state: State, noise: Tensor, target: Tensor, guided: Tensor) -> tuple[State, Tensor]:
-        """A transition that may look at the output, to be followed by :meth:`step` without noise; training only.
+        """A transition that may look at the output, between :meth:`step` without noise and the next; training only.
 
         See :meth:`~arcsolve.network.latents.StochasticTransition.guide`.
         """
@@ -156,14 +156,13 @@ class RecursiveNetwork(nn.Module):
 
         Args:
             x: [B, T, C] from :meth:`embed`.
-            noise: with ``config.noise_width`` [B, prefix, Z], for a transition drawn from the prior; else [B, T, C],
-                added to the new ``h`` as it is, damped by the caller (EqR). ``None`` for none.
+            noise: with ``config.noise_width`` [B, prefix, Z], for a transition drawn from the prior after the step,
+                which the next one carries to the cells; else [B, T, C], added to the new ``h`` as it is, damped by the
+                caller (EqR). ``None`` for none.
             inner_steps: ``n``, where a depth ramp runs fewer than ``config.inner_steps``.
         """
         cos, sin = self.angles(x, height, width)
         h, l = state
-        if self.transition is not None and noise is not None:
-            h = self.transition(x, h, noise)
         for _ in range(inner_steps or self.config.inner_steps):
             l = self._function(l + h + x, cos, sin, height, width)
         h = self._function(h + l, cos, sin, height, width)
@@ -173,6 +172,8 @@ class RecursiveNetwork(nn.Module):
         logits = self.decode(read[:, self.config.prefix :].reshape(len(h), height, width, -1))
         # The trunk learns to solve, not to please the halting head: no gradient flows back from it.
         halting = self.halt(rms_norm(h[:, 0].detach()))[:, 0]
+        if self.transition is not None and noise is not None:
+            h = self.transition(x, h, noise)
         return StepOutput(State(h, l), logits, halting)
 
 

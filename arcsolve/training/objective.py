@@ -61,10 +61,10 @@ def objective(
     halting head learns whether the decoded grid is right, by binary cross-entropy; right is any output that the batch
     knows for this input.
 
-    Learned noise (GRAM, 2605.19376) is drawn from the posterior from transition ``batch.commit`` on, which costs
-    ``beta`` times its KL to the prior, per cell as the cross-entropy is: at 1 the two are each step's evidence bound.
-    Before that, and in batches that do not say, it is drawn from the prior, as at inference. The halting head learns
-    from those alone.
+    Learned noise (GRAM, 2605.19376) is drawn between the steps, before step ``batch.commit`` and later ones from the
+    posterior, which costs ``beta`` times its KL to the prior, per cell as the cross-entropy is: at 1 the two are each
+    step's evidence bound. Before that, and in batches that do not say, it is drawn from the prior, as at inference. The
+    halting head learns from those alone.
 
     Args:
         latents: [B, P, C], the samples' rows.
@@ -89,18 +89,23 @@ def objective(
     for step in range(first, first + steps):
         state, noise, prior = state.detach(), None, None
         if config.noise_width and not still:
-            noise = normal((count, *config.noise_shape(x.shape[1])))
-            if batch.commit is not None:
+            shape = (count, *config.noise_shape(x.shape[1]))
+            if batch.commit is None:
+                noise = normal(shape)
+            else:
                 prior = step < batch.commit
-                if nearest and batch.others is not None:
-                    evidence = evidence + network.explain(x, state, noise, batch.others)
-                state, kl = network.guide(x, state, noise, batch.target, ~prior)
-                noise, divergence = None, divergence + kl
+                if step:
+                    drawn = normal(shape)
+                    if nearest and batch.others is not None:
+                        evidence = evidence + network.explain(x, state, drawn, batch.others)
+                    state, kl = network.guide(x, state, drawn, batch.target, ~prior)
+                    divergence = divergence + kl
         elif config.noise:
             noise = config.noise * normal(tuple(x.shape))
         state, logits, halting = network.step(x, state, height, width, noise, inner_steps)
         nats = _nats(logits, batch.target)
-        if nearest and batch.others is not None:
+        # Before the first draw there is nothing to choose an output by, and what is likely is the mixture.
+        if nearest and batch.others is not None and (prior is None or step):
             each = _nats_of_each(logits, batch.others)
             if prior is None:
                 nats = each.amin(1)

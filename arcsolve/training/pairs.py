@@ -36,8 +36,8 @@ class Batch(NamedTuple):
         shown: booleans [B, H, W], cells whose target the network may see as a hint; ``None`` for no hints.
         others: integers [B, K, H, W], every output of that size that the pack knows for the same input of the same
             task, the target among them, some of them repeated; ``None`` where no input has several.
-        commit: integers [B], the transition from which learned noise is drawn from the posterior, numbered from 0; not
-            before the last step: never. ``None`` for never.
+        commit: integers [B], the step, numbered from 0, from which on the transitions before it are drawn from the
+            posterior; past the last step: never. ``None`` for never.
     """
 
     cells: Tensor

@@ -156,7 +156,7 @@ class Trainer:
             self.apply(progress)
             kl = kl + losses.kl
         learned = Learned(losses.nats, losses.exact, kl)
-        if batch.commit is not None:
+        if batch.commit is not None and self.depth[1] > 1:  # with one step there is no transition
             guided, right = batch.commit < self.depth[1], losses.exact
             self.tally += torch.stack([guided.sum(), (guided & right).sum(), (~guided).sum(), (~guided & right).sum()])
         self.count(batch)
