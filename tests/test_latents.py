@@ -337,6 +337,19 @@ def test_one_step_has_no_transition_and_moves_no_beta(tmp_path: Path) -> None:
     assert trainer.beta == Beta(0.01)
 
 
+def test_the_posterior_is_paid_for_between_steps() -> None:
+    paid = []
+    for steps in (1, 2, 3):
+        trainer = trainer_of(depth=((0.0, 1, steps),))
+        batch = trainer.draw(0.0)
+        trainer.count(batch)
+        cells, network = batch.cells[0].numel(), trainer.config.network
+        step, guide = network.step_flop(cells, 1), network.posterior_flop(cells)
+        assert trainer.counters.flop == pytest.approx(3 * len(batch.cells) * (steps * step + (steps - 1) * guide))
+        paid.append(guide)
+    assert min(paid) > 0
+
+
 def test_beta_goes_on_exactly_where_a_run_stopped_between_two_lines(tmp_path: Path) -> None:
     def betas(stop: int | None) -> tuple[float, torch.Tensor]:
         folder = tmp_path / str(stop)

@@ -229,10 +229,10 @@ class Trainer:
         count *= self.world.size
         self.counters.presentations += count
         self.counters.supervision_steps += count * steps
-        flop = self.config.network.step_flop(height * width, inner)
-        if batch.commit is not None:
-            flop += self.config.network.posterior_flop(height * width)
-        self.counters.flop += 3 * count * steps * flop
+        flop = steps * self.config.network.step_flop(height * width, inner)
+        if batch.commit is not None:  # it guides from one step to the next
+            flop += (steps - 1) * self.config.network.posterior_flop(height * width)
+        self.counters.flop += 3 * count * flop
 
     def averaged(self) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
         """Copies of the averaged network, by name as in a weights file, and of the averaged bank's rows."""
