@@ -57,12 +57,11 @@ def test_nobody_is_judged_or_tuned_by_what_was_trained_on(family: str) -> None:
 
 
 def test_rivals_differ_in_their_chance_alone() -> None:
-    plain = rivals.config_of("deterministic", "corner", 1)
+    plain = rivals.config_of("deterministic", 1)
     for name, change in rivals.NETWORKS.items():
-        config = rivals.config_of(name, "corner", 1)
+        config = rivals.config_of(name, 1)
         same = {key: getattr(plain.network, key) for key in change.get("network", {})}
-        own = {name: getattr(plain, name) for name in ("nearest_from", "beta")}
-        alike = replace(config, network=replace(config.network, **same), **own)
+        alike = replace(config, network=replace(config.network, **same), nearest_from=plain.nearest_from)
         assert alike == plain
     assert plain.seed == 1 and plain.stage(0.5) == "identity", "a view of a training puzzle may be a held-out one"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,7 +36,7 @@ from arcsolve.network.recursion import RecursiveNetwork, State
 from arcsolve.network.weights import Weights, load_weights
 from arcsolve.network.widen import widen
 from arcsolve.training import checkpoint
-from arcsolve.training.beta import EASE, FALL, LEAST, MOST, RISE, Beta
+from arcsolve.training.beta import EASE, FALL, LEAST, MOST, RISE, UNPAID, Beta
 from arcsolve.training.command import main
 from arcsolve.training.loop import Budget, run
 from arcsolve.training.objective import DECODED, is_right, normal_from, objective
@@ -211,14 +213,29 @@ def trainer_of(**change: object) -> Trainer:
 
 
 def test_presentations_follow_the_posterior_in_the_shares_asked_for() -> None:
-    trainer = trainer_of(prior_share=0.5, prior_first=0.5)
+    trainer = trainer_of(prior_share=0.25)
     trainer.depth = (1, 4)
-    commit = trainer._commit(4_000)
-    shares = [float((commit == step).float().mean()) for step in range(5)]
-    assert shares[4] == pytest.approx(0.5, abs=0.05)
-    assert shares[0] == pytest.approx(0.25 + 0.0625, abs=0.05)
-    assert shares[1:4] == pytest.approx([0.0625] * 3, abs=0.03)
+    for nearest, share in ((False, 0.25), (True, 0.5)):
+        trainer.nearest = nearest
+        commit = trainer._commit(4_000)
+        assert set(commit.tolist()) == {0, 4}
+        assert float((commit == 4).float().mean()) == pytest.approx(share, abs=0.05)
     assert (trainer_of(prior_share=0.0)._commit(100) == 0).all()
+
+
+def test_the_posterior_is_alone_and_unpaid_until_the_share_asked_for() -> None:
+    trainer, given = trainer_of(prior_share=1.0, prior_from=0.5, beta=0.2), []
+
+    def objective(batch: Batch, *args: Any, **how: Any) -> Any:
+        given.append(how["beta"])
+        return SimpleNamespace(total=torch.zeros((), requires_grad=True), state=None)
+
+    trainer.objective = objective  # type: ignore[assignment]
+    for progress, commit in ((0.4, 0), (0.5, 2)):
+        batch = trainer.draw(progress)
+        assert batch.commit is not None and (batch.commit == commit).all()
+        list(trainer.learn(batch))
+    assert given == [UNPAID, 0.2]
 
 
 def test_noise_comes_in_late_where_it_is_told_to() -> None:

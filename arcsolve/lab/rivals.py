@@ -21,10 +21,6 @@ from arcsolve.training.trainer import Trainer
 UPDATES = {"rules": 1_800, "corner": 2_400, "queens": 3_500, "colouring": 2_000}
 """Of each of a family's networks: what it takes to learn it, as far as half an hour of a core for each goes."""
 
-BETAS = {"rules": 0.01, "corner": 0.01, "queens": 0.001, "colouring": 0.005}
-"""What the KL weighs at first. Where one answer alone is likely (colouring) or hard to tell (queens), a dear posterior
-falls silent before the network has learned to listen."""
-
 LINES = 100
 """Of a run's log, with each of which beta moves: with as many in short runs, it comes as far."""
 
@@ -40,15 +36,17 @@ CONFIG = TrainConfig(
     margin=0.0,
     # A view of a training puzzle may be a held-out one.
     views=((0.0, "identity"),),
-    # Four steps make more trajectories right than two, but only where they were trained.
-    depth=((0.0, 1, 2), (0.7, 1, 4)),
+    # To stay at an answer has to be learned, which takes half of a run: an untrained step may leave it again.
+    depth=((0.0, 1, 2), (0.5, 1, 4), (0.8, 1, 6)),
     muon_rate=2e-3,
     adam_rate=2e-3,
     latent_rate=1e-2,
     weight_decay=0.01,
-    beta=0.005,
+    # A posterior that speaks is hard to silence, and what it says beyond which answer it is the prior cannot know.
+    beta=0.05,
+    prior_from=0.3,
     nearest_from=0.55,
-    decay=0.3,
+    decay=0.45,
     ema=0.998,
     bf16=True,
     compile=True,
@@ -63,12 +61,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
 """What sets each network apart: no chance; EqR's random start and damped noise; GRAM's learned noise."""
 
 
-def config_of(name: str, family: str, seed: int) -> TrainConfig:
-    """How a network of :data:`NETWORKS` is trained on a family of puzzles."""
+def config_of(name: str, seed: int) -> TrainConfig:
+    """How a network of :data:`NETWORKS` is trained, on any family of puzzles."""
     change = dict(NETWORKS[name])
     network = replace(CONFIG.network, **change.pop("network", {}))
-    if network.noise_width:
-        change["beta"] = BETAS[family]
     return replace(CONFIG, network=network, seed=seed, **change)
 
 
@@ -104,8 +100,7 @@ def train(
         ArcsolveError: the folder is of another run, or cannot be written.
     """
     torch._dynamo.reset()  # what earlier runs compiled would count against its limit of compiled shapes
-    (family,) = pack.ids
-    trainer = Trainer(config_of(name, family, seed), pack, torch.device("cpu"))
+    trainer = Trainer(config_of(name, seed), pack, torch.device("cpu"))
     if checkpoint.exists(folder):
         checkpoint.load(trainer, folder, warn)
     budget, every = Budget(updates=updates), max(1, updates // LINES)

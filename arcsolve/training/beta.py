@@ -15,6 +15,10 @@ RISE, EASE, FALL = 1.15, 1.05, 1.5
 LEAST, MOST = 1e-3, 0.3
 """Where the weight stays: near 1, where the loss is the evidence bound, the posterior is silenced (docs/LOG.md)."""
 
+UNPAID = 1e-6
+"""What the KL weighs while the posterior is alone: the prior follows it under any weight, since Muon and Adam do not
+mind a gradient's scale, and nothing pulls the posterior."""
+
 FORGET = 0.99
 
 

@@ -35,7 +35,9 @@ class TrainConfig:
         latent_kl: weight of that KL, in nats for each of a task's latent channels.
         prior_share: with learned noise, share of presentations whose every transition is drawn from the prior, as at
             inference; the others follow the posterior. From ``nearest_from`` on twice as many.
-        prior_first: of those others, the share whose first transitions, a random number of them, come from the prior.
+        prior_from: share of the budget from which on there are any, and the KL weighs ``beta``. Until then the
+            posterior is alone: a network that meets noise of no meaning, or a posterior that pays before it is of use,
+            learns the mixture of a puzzle's answers and to pass over the noise.
         nearest_from: share of the budget from which on, with several known outputs of an input, what the prior leads
             to is judged by that of them which chance has chosen (:func:`~arcsolve.training.objective.objective`); by
             then the posterior must have given each its place.
@@ -76,7 +78,7 @@ class TrainConfig:
     latent_noise: float = 0.0
     latent_kl: float = 0.0
     prior_share: float = 0.25
-    prior_first: float = 0.0
+    prior_from: float = 0.0
     nearest_from: float = 1.0
     beta: float = 0.01
     noise_from: float = 0.0

@@ -20,7 +20,7 @@ from arcsolve.network.device import can_compile, has_bf16
 from arcsolve.network.recursion import RecursiveNetwork, State, TaskLatents, starts_absent
 from arcsolve.network.weights import BANK, NETWORK, Weights, save_weights
 from arcsolve.network.widen import widen
-from arcsolve.training.beta import Beta
+from arcsolve.training.beta import UNPAID, Beta
 from arcsolve.training.distributed import World
 from arcsolve.training.guard import fingerprint
 from arcsolve.training.objective import Losses, Objective, normal_from
@@ -115,7 +115,7 @@ class Trainer:
         self.counters = Counters()
         self.slowed = 1.0  # factor on the rates after rollbacks
         self.depth = config.depth_at(0.0)
-        self.nearest = False
+        self.nearest = self.alone = False
         self.beta = Beta(_beta_of(initial, config))
         # What the next line of the log is to steer it by: presentations from the posterior, right ones of them, and the
         # same from the prior. A checkpoint keeps them, since a run may stop between two lines.
@@ -182,7 +182,7 @@ class Trainer:
     def draw(self, progress: float) -> Batch:
         """This process's share of the next batch."""
         self.depth = self.config.depth_at(progress)
-        self.nearest = progress >= self.config.nearest_from
+        self.nearest, self.alone = progress >= self.config.nearest_from, progress < self.config.prior_from
         whole = self.sampler.draw(self.config.stage(progress), self.generator, self.host, self.pool)
         if self.config.network.noise_width and progress >= self.config.noise_from:
             whole = whole._replace(commit=self._commit(len(whole.cells)))
@@ -190,12 +190,10 @@ class Trainer:
 
     def _commit(self, count: int) -> Tensor:
         """The transition from which each of ``count`` presentations follows the posterior; one too many for never."""
-        steps = self.depth[1]
-        never, late, when = torch.rand(3, count, generator=self.generator, device=self.device)
-        first = torch.where(late < self.config.prior_first, (when * steps).long(), 0)
         # The posterior learns to speak from many presentations, what the prior leads to is settled by many others.
-        share = self.config.prior_share * (2 if self.nearest else 1)
-        return torch.where(never < share, steps, first)
+        share = 0.0 if self.alone else self.config.prior_share * (2 if self.nearest else 1)
+        never = torch.rand(count, generator=self.generator, device=self.device) < share
+        return torch.where(never, self.depth[1], 0)
 
     def learn(self, batch: Batch) -> Iterator[Losses]:
         """Forward and backward; the gradients stand at every yield, where they are to be applied."""
@@ -204,7 +202,8 @@ class Trainer:
         state: State | None = None
         normal = self.world.share_normal(normal_from(self.generator, self.device))
         precision = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
-        how = {"beta": self.beta.value, "still": batch.commit is None, "nearest": self.nearest}
+        beta = UNPAID if self.alone else self.beta.value
+        how = {"beta": beta, "still": batch.commit is None, "nearest": self.nearest}
         for first in range(rounds):
             with precision:
                 losses: Losses = self.objective(batch, each, inner, normal, state=state, first=first, **how)
