@@ -20,7 +20,7 @@ LEFT = ("way",)
 @click.command(
     help="Puzzles with up to six right answers each: train small networks on each family of them, without chance, with "
     "a random start and with learned noise, and see how many of the answers 1 to 64 trajectories find, against "
-    "test-time noise, output sampling and more steps at equal forward passes. About five hours on one core; networks "
+    "test-time noise, output sampling and more steps at equal forward passes. About six hours on one core; networks "
     "and results are kept as they come, and the same command goes on where it was stopped."
 )
 @click.option(
@@ -40,7 +40,7 @@ LEFT = ("way",)
 )
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Networks of each kind.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first one's seed.")
-@click.option("--updates", type=click.IntRange(1), help="Updates of each network (default: 1800 to 3500, by family).")
+@click.option("--updates", type=click.IntRange(1), help="Updates of each network (default: 2000 to 3500, by family).")
 @click.option("--puzzles", type=click.IntRange(1), help="Puzzles of each family and split to judge by (default: 48).")
 @click.option("--train-puzzles", type=click.IntRange(1), help="Puzzles of each family to train on (default: 6000).")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")

@@ -18,7 +18,7 @@ from arcsolve.training.pack import Pack, flatten
 from arcsolve.training.presets import TrainConfig
 from arcsolve.training.trainer import Trainer
 
-UPDATES = {"rules": 1_800, "corner": 2_400, "queens": 3_500, "colouring": 2_000}
+UPDATES = {"rules": 2_700, "corner": 2_400, "queens": 3_500, "colouring": 2_000}
 """Of each of a family's networks: what it takes to learn it, as far as half an hour of a core for each goes."""
 
 LINES = 100
@@ -45,7 +45,7 @@ CONFIG = TrainConfig(
     # A posterior that speaks is hard to silence, and what it says beyond which answer it is the prior cannot know.
     beta=0.05,
     prior_from=0.3,
-    nearest_from=0.55,
+    nearest_from=0.4,
     decay=0.45,
     ema=0.998,
     bf16=True,
