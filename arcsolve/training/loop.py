@@ -199,7 +199,7 @@ def _row(trainer: Trainer, window: _Window, progress: float) -> dict[str, Any]:
             "kl": round(world.mean([float(window.kl)])[0] / max(guided, 1), 4),
             "exact_posterior": round(guided_right / guided, 4) if guided else None,
             "exact_prior": round(free_right / free, 4) if free else None,
-            "beta": round(trainer.beta.value, 4),
+            "beta": round(trainer.kl_weight, 4),
         }
     return {
         "update": counters.updates,

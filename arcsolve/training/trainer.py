@@ -188,6 +188,11 @@ class Trainer:
             whole = whole._replace(commit=self._commit(len(whole.cells)))
         return self.world.share_batch(whole)
 
+    @property
+    def kl_weight(self) -> float:
+        """What the KL of the batch drawn last weighs."""
+        return UNPAID if self.alone else self.beta.value
+
     def _commit(self, count: int) -> Tensor:
         """The transition from which each of ``count`` presentations follows the posterior; one too many for never."""
         # The posterior learns to speak from many presentations, what the prior leads to is settled by many others.
@@ -202,8 +207,7 @@ class Trainer:
         state: State | None = None
         normal = self.world.share_normal(normal_from(self.generator, self.device))
         precision = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
-        beta = UNPAID if self.alone else self.beta.value
-        how = {"beta": beta, "still": batch.commit is None, "nearest": self.nearest}
+        how = {"beta": self.kl_weight, "still": batch.commit is None, "nearest": self.nearest}
         for first in range(rounds):
             with precision:
                 losses: Losses = self.objective(batch, each, inner, normal, state=state, first=first, **how)
