@@ -16,8 +16,8 @@ LEAST, MOST = 1e-3, 0.3
 """Where the weight stays: near 1, where the loss is the evidence bound, the posterior is silenced (docs/LOG.md)."""
 
 UNPAID = 1e-6
-"""What the KL weighs while the posterior is alone: the prior follows it under any weight, since Muon and Adam do not
-mind a gradient's scale, and nothing pulls the posterior."""
+"""What the KL weighs while the posterior is alone: too little to pull it. The KL stays at hundreds of nats meanwhile
+(docs/LOG.md), and falls once it has its weight."""
 
 FORGET = 0.99
 
