@@ -82,9 +82,9 @@ def width(
     )
     make_folder(output)
     with lock_folder(output):
-        networks = {name: rivals.config_of(name, 0).to_json() for name in rivals.NETWORKS}
+        networks = {name: rivals.config_of(name, FAMILIES[0], 0).to_json() for name in rivals.NETWORKS}
         drawn = {name: getattr(lab_width, name) for name in ("WIDTHS", "DEPTHS", "NOISES", "TEMPERATURES")}
-        told = {"sizes": asdict(sizes), "networks": networks, "drawn": drawn}
+        told = {"sizes": asdict(sizes), "networks": networks, "prior_from": rivals.PRIOR_FROM, "drawn": drawn}
         head = json.loads(json.dumps(told))
         path = output / "width.jsonl"
         rows = width_runs.read(path, head)

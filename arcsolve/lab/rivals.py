@@ -21,6 +21,9 @@ from arcsolve.training.trainer import Trainer
 UPDATES = {"rules": 2_700, "corner": 2_400, "queens": 3_500, "colouring": 2_000}
 """Of each of a family's networks: what it takes to learn it, as far as half an hour of a core for each goes."""
 
+PRIOR_FROM = {"rules": 0.3, "corner": 0.15, "queens": 0.3, "colouring": 0.3}
+"""Share of a run in which the posterior is alone: until it is heard. Longer, it strays from what the prior can know."""
+
 LINES = 100
 """Of a run's log, with each of which beta moves: with as many in short runs, it comes as far."""
 
@@ -44,7 +47,6 @@ CONFIG = TrainConfig(
     weight_decay=0.01,
     # A posterior that speaks is hard to silence, and what it says beyond which answer it is the prior cannot know.
     beta=0.05,
-    prior_from=0.3,
     nearest_from=0.4,
     decay=0.45,
     ema=0.998,
@@ -61,11 +63,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
 """What sets each network apart: no chance; EqR's random start and damped noise; GRAM's learned noise."""
 
 
-def config_of(name: str, seed: int) -> TrainConfig:
-    """How a network of :data:`NETWORKS` is trained, on any family of puzzles."""
+def config_of(name: str, family: str, seed: int) -> TrainConfig:
+    """How a network of :data:`NETWORKS` is trained on a family of puzzles."""
     change = dict(NETWORKS[name])
     network = replace(CONFIG.network, **change.pop("network", {}))
-    return replace(CONFIG, network=network, seed=seed, **change)
+    return replace(CONFIG, network=network, prior_from=PRIOR_FROM[family], seed=seed, **change)
 
 
 def pack_of(puzzles: Sequence[Puzzle]) -> Pack:
@@ -81,6 +83,7 @@ def pack_of(puzzles: Sequence[Puzzle]) -> Pack:
 
 def train(
     name: str,
+    family: str,
     seed: int,
     pack: Pack,
     folder: Path,
@@ -93,14 +96,14 @@ def train(
     """Train a network in a run folder, or go on where it was stopped; its weights, ``None`` where ``stopped``.
 
     Args:
-        pack: of one family of puzzles.
+        pack: of the family's puzzles.
         folder: of this network, family, seed and number of updates; another number is another run.
 
     Raises:
         ArcsolveError: the folder is of another run, or cannot be written.
     """
     torch._dynamo.reset()  # what earlier runs compiled would count against its limit of compiled shapes
-    trainer = Trainer(config_of(name, seed), pack, torch.device("cpu"))
+    trainer = Trainer(config_of(name, family, seed), pack, torch.device("cpu"))
     if checkpoint.exists(folder):
         checkpoint.load(trainer, folder, warn)
     budget, every = Budget(updates=updates), max(1, updates // LINES)
