@@ -48,7 +48,8 @@ CONFIG = TrainConfig(
     # A posterior that speaks is hard to silence, and what it says beyond which answer it is the prior cannot know.
     beta=0.05,
     nearest_from=0.4,
-    decay=0.45,
+    # A network that has just woken is torn by full rates, and the prior cannot follow what moves.
+    decay=0.7,
     ema=0.998,
     bf16=True,
     compile=True,

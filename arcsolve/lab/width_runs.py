@@ -39,7 +39,7 @@ class Sizes:
     """
 
     train: int = 6_000
-    test: int = 48
+    test: int = 144
     tune: int = 20
     updates: Mapping[str, int] = field(default_factory=lambda: dict(rivals.UPDATES))
     timed: int = 1
