@@ -20,7 +20,7 @@ LEFT = ("way",)
 @click.command(
     help="Puzzles with up to six right answers each: train small networks on each family of them, without chance, with "
     "a random start and with learned noise, and see how many of the answers 1 to 64 trajectories find, against "
-    "test-time noise, output sampling and more steps at equal forward passes. About six hours on one core; networks "
+    "test-time noise, output sampling and more steps at equal forward passes. About seven hours on one core; networks "
     "and results are kept as they come, and the same command goes on where it was stopped."
 )
 @click.option(
