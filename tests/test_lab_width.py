@@ -40,7 +40,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def train(name: str, data: Data, folder: Path) -> Any:
     folder.mkdir()
-    return rivals.train(name, "corner", 0, rivals.pack_of(data.train), folder, updates=3)
+    return rivals.train(name, 0, rivals.pack_of(data.train), folder, updates=3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -253,12 +253,12 @@ def test_the_command_trains_measures_resumes_and_tells(
 
 def test_training_goes_on_where_it_was_stopped(small: None, data: Data, tmp_path: Path) -> None:
     stops, pack = iter([False] * 4 + [True]), rivals.pack_of(data.train)
-    assert rivals.train("learned", "corner", 0, pack, tmp_path, updates=8, stopped=lambda: next(stops)) is None
-    made = rivals.train("learned", "corner", 0, pack, tmp_path, updates=8)
+    assert rivals.train("learned", 0, pack, tmp_path, updates=8, stopped=lambda: next(stops)) is None
+    made = rivals.train("learned", 0, pack, tmp_path, updates=8)
     assert made is not None and made.training["updates"] == 8
     whole = tmp_path / "whole"
     whole.mkdir()
-    other = rivals.train("learned", "corner", 0, pack, whole, updates=8)
+    other = rivals.train("learned", 0, pack, whole, updates=8)
     assert other is not None
     for name, tensor in made.network.items():
         np.testing.assert_allclose(tensor, other.network[name], atol=1e-5)

@@ -48,7 +48,7 @@ CONFIG = TrainConfig(
     # A posterior that speaks is hard to silence, and what it says beyond which answer it is the prior cannot know.
     beta=0.05,
     nearest_from=0.4,
-    # A network that has just woken is torn by full rates, and the prior cannot follow what moves.
+    # Under full rates a posterior that is heard goes on to be wrong now and then, and the prior stays further behind.
     decay=0.7,
     ema=0.998,
     bf16=True,
@@ -84,7 +84,6 @@ def pack_of(puzzles: Sequence[Puzzle]) -> Pack:
 
 def train(
     name: str,
-    family: str,
     seed: int,
     pack: Pack,
     folder: Path,
@@ -97,13 +96,14 @@ def train(
     """Train a network in a run folder, or go on where it was stopped; its weights, ``None`` where ``stopped``.
 
     Args:
-        pack: of the family's puzzles.
+        pack: of one family of puzzles.
         folder: of this network, family, seed and number of updates; another number is another run.
 
     Raises:
         ArcsolveError: the folder is of another run, or cannot be written.
     """
     torch._dynamo.reset()  # what earlier runs compiled would count against its limit of compiled shapes
+    (family,) = pack.ids
     trainer = Trainer(config_of(name, family, seed), pack, torch.device("cpu"))
     if checkpoint.exists(folder):
         checkpoint.load(trainer, folder, warn)

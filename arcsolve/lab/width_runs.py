@@ -234,7 +234,7 @@ def _networks(
         own = folder / f"{family}-{name}-{seed}-{updates}"
         own.mkdir(exist_ok=True)
         report = partial(trained, f"{family}, seed {seed}, {name}")
-        made = rivals.train(name, family, seed, pack, own, updates=updates, report=report, warn=warn, stopped=stopped)
+        made = rivals.train(name, seed, pack, own, updates=updates, report=report, warn=warn, stopped=stopped)
         if made is None:
             return None
         weights[name] = made
