@@ -56,6 +56,14 @@ def test_nobody_is_judged_or_tuned_by_what_was_trained_on(family: str) -> None:
     assert Data.of(family, SIZES).hash == data.hash != Data.of(family, replace(SIZES, train=9)).hash
 
 
+def test_a_familys_networks_run_as_many_steps_as_its_course_says() -> None:
+    for family, course in rivals.COURSES.items():
+        config = rivals.config_of("learned", family, 0)
+        assert config.depth_at(1.0) == (1, course.steps) and config.prior_from == course.prior_from
+        assert Sizes().updates[family] == course.updates
+    assert set(rivals.COURSES) == set(FAMILIES)
+
+
 def test_rivals_differ_in_their_chance_alone() -> None:
     plain = rivals.config_of("deterministic", "corner", 1)
     for name, change in rivals.NETWORKS.items():
@@ -207,7 +215,7 @@ def test_the_command_trains_measures_resumes_and_tells(
 ) -> None:
     monkeypatch.setattr(width_runs, "Sizes", lambda **change: replace(SIZES, **{**change, "train": 8}))
     chosen = ("corner", "queens")
-    arguments = ["width", "-o", str(tmp_path), "--seeds", "1", "--updates", "3", "--puzzles", "2"]
+    arguments = ["width", "-o", str(tmp_path), "--seeds", "1", "--updates", "6", "--puzzles", "2"]
     arguments += [part for family in chosen for part in ("--family", family)]
     rows_a_family = len(WAYS) * 2
 
@@ -240,7 +248,9 @@ def test_the_command_trains_measures_resumes_and_tells(
     assert set(learned["guided"]) == {"posterior", "prior"} and set(learned["families"]) == set(chosen)
     means = [statistics.fmean(one["prior"] for one in learned["guided_families"].values()), learned["guided"]["prior"]]
     assert set(learned["guided_families"]) == set(chosen) and means[0] == pytest.approx(means[1])
-    assert len(learned["coverage"]) == len(WIDTHS) and set(learned["seconds"]["width"]) == {str(k) for k in WIDTHS}
+    assert len(learned["coverage"]) == len(WIDTHS)
+    # The two families' trajectories are of different length, and what is as many times as long is averaged.
+    assert set(learned["seconds"]["width"]) == set(learned["seconds"]["depth"]) == {str(k) for k in WIDTHS}
     drawn = CliRunner().invoke(lab, arguments, catch_exceptions=False)
     assert all(way in drawn.stdout for way in WAYS) and "posterior" in drawn.stdout
     assert max(map(len, drawn.stdout.splitlines())) <= 80 and "…" not in drawn.stdout

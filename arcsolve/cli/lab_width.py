@@ -83,8 +83,11 @@ def width(
     make_folder(output)
     with lock_folder(output):
         networks = {name: rivals.config_of(name, FAMILIES[0], 0).to_json() for name in rivals.NETWORKS}
+        for config in networks.values():  # these are told by family or row
+            del config["depth"], config["prior_from"], config["seed"]
         drawn = {name: getattr(lab_width, name) for name in ("WIDTHS", "DEPTHS", "NOISES", "TEMPERATURES")}
-        told = {"sizes": asdict(sizes), "networks": networks, "prior_from": rivals.PRIOR_FROM, "drawn": drawn}
+        courses = {family: asdict(course) for family, course in rivals.COURSES.items()}
+        told = {"sizes": asdict(sizes), "networks": networks, "courses": courses, "drawn": drawn}
         head = json.loads(json.dumps(told))
         path = output / "width.jsonl"
         rows = width_runs.read(path, head)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,30 @@ from arcsolve.training.pack import Pack, flatten
 from arcsolve.training.presets import TrainConfig
 from arcsolve.training.trainer import Trainer
 
-UPDATES = {"rules": 2_700, "corner": 2_400, "queens": 3_500, "colouring": 2_000}
-"""Of each of a family's networks: what it takes to learn it, as far as half an hour of a core for each goes."""
 
-PRIOR_FROM = {"rules": 0.3, "corner": 0.15, "queens": 0.3, "colouring": 0.3}
-"""Share of a run in which the posterior is alone: until it is heard. Longer, it strays from what the prior can know."""
+@dataclass(frozen=True)
+class Course:
+    """What a family's networks need to learn it, as far as half an hour of a core for each goes.
+
+    Attributes:
+        updates: of a whole run.
+        steps: supervision steps of its last fifth, and of the trained network. Cells that constrain one another settle
+            late; where every answer is near, more steps lead from one to the other.
+        prior_from: share of a run in which the posterior is alone: until it is heard. Longer, it strays from what the
+            prior can know.
+    """
+
+    updates: int
+    steps: int
+    prior_from: float
+
+
+COURSES = {
+    "rules": Course(2_700, 6, 0.3),
+    "corner": Course(2_400, 6, 0.15),
+    "queens": Course(3_500, 8, 0.3),
+    "colouring": Course(2_000, 8, 0.3),
+}
 
 LINES = 100
 """Of a run's log, with each of which beta moves: with as many in short runs, it comes as far."""
@@ -39,8 +58,6 @@ CONFIG = TrainConfig(
     margin=0.0,
     # A view of a training puzzle may be a held-out one.
     views=((0.0, "identity"),),
-    # To stay at an answer has to be learned, which takes half of a run: an untrained step may leave it again.
-    depth=((0.0, 1, 2), (0.5, 1, 4), (0.8, 1, 6)),
     muon_rate=2e-3,
     adam_rate=2e-3,
     latent_rate=1e-2,
@@ -68,7 +85,10 @@ def config_of(name: str, family: str, seed: int) -> TrainConfig:
     """How a network of :data:`NETWORKS` is trained on a family of puzzles."""
     change = dict(NETWORKS[name])
     network = replace(CONFIG.network, **change.pop("network", {}))
-    return replace(CONFIG, network=network, prior_from=PRIOR_FROM[family], seed=seed, **change)
+    course = COURSES[family]
+    # To stay at an answer has to be learned, which takes half of a run: an untrained step may leave it again.
+    depth = ((0.0, 1, 2), (0.5, 1, 4), (0.8, 1, course.steps))
+    return replace(CONFIG, network=network, depth=depth, prior_from=course.prior_from, seed=seed, **change)
 
 
 def pack_of(puzzles: Sequence[Puzzle]) -> Pack:

@@ -23,7 +23,7 @@ SPLITS = ("held-out", "larger")
 WIDTHS = (1, 2, 4, 8, 16, 20, 32, 64)
 """Trajectories at which coverage and accuracy are read; 20 is GRAM's."""
 
-DEPTHS = 8
+DEPTHS = 12
 """Supervision steps to which every network is run when depth is looked at."""
 
 NOISES = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -283,12 +283,12 @@ def by_depth(way: Way, runner: Runner, puzzles: Sequence[Puzzle], setting: float
 
 
 def seconds(runner: Runner, puzzles: Sequence[Puzzle], setting: float, rounds: int = 3) -> dict[str, dict[str, float]]:
-    """Seconds a puzzle: ``width``, of k trajectories, ``depth``, of one that is k times as long, by number.
+    """Seconds a puzzle: ``width``, of k trajectories, ``depth``, of one that is k times as long, by k.
 
     Taken in turn; of each puzzle the median over the rounds, and of those the mean.
     """
     steps = runner.steps
-    runs = [("width", k, k, steps) for k in WIDTHS] + [("depth", k * steps, 1, k * steps) for k in WIDTHS]
+    runs = [("width", k, k, steps) for k in WIDTHS] + [("depth", k, 1, k * steps) for k in WIDTHS]
     taken: dict[tuple[str, int], list[list[float]]] = {(name, number): [] for name, number, *_ in runs}
     for puzzle in puzzles:
         own: dict[tuple[str, int], list[float]] = {key: [] for key in taken}

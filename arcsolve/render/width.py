@@ -48,7 +48,7 @@ def plot(path: Path, lines: list[dict[str, Any]], widths: tuple[int, ...]) -> bo
         _label(axes[row][0], "trajectories", name)
         _label(axes[row][1], "supervision steps (20 trajectories, one without chance)", name)
         axes[row][0].set_xscale("log", base=2)
-    for row, name in enumerate(("trajectories side by side", "steps of one trajectory, one after the other")):
+    for row, name in enumerate(("trajectories side by side", "as many times the steps, one after the other")):
         _label(axes[row][2], name, "milliseconds a puzzle")
         axes[row][2].set_xscale("log", base=2)
         axes[row][2].set_yscale("log")
