@@ -7,10 +7,12 @@ import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from arcsolve.cli.lab import lab
@@ -21,6 +23,7 @@ from arcsolve.lab.ambiguity import FAMILIES, generate
 from arcsolve.lab.width import WAYS, WIDTHS, Way, judge
 from arcsolve.lab.width_runs import Data, Sizes
 from arcsolve.render.width import plot
+from arcsolve.training.objective import is_right
 from arcsolve.views import View
 
 SIZES = Sizes(train=8, test=2, tune=2, updates=dict.fromkeys(FAMILIES, 3), timed=1)
@@ -245,7 +248,7 @@ def test_the_command_trains_measures_resumes_and_tells(
     assert (tmp_path / "width.svg").read_text().startswith("<?xml")
     assert {line["way"] for line in facts["ways"]} == set(WAYS) and facts["seeds"] == 1
     learned = next(line for line in facts["ways"] if line["way"] == width_runs.CLAIM)
-    assert set(learned["guided"]) == {"posterior", "prior"} and set(learned["families"]) == set(chosen)
+    assert set(learned["guided"]) == {"told", "posterior", "prior"} and set(learned["families"]) == set(chosen)
     means = [statistics.fmean(one["prior"] for one in learned["guided_families"].values()), learned["guided"]["prior"]]
     assert set(learned["guided_families"]) == set(chosen) and means[0] == pytest.approx(means[1])
     assert len(learned["coverage"]) == len(WIDTHS)
@@ -259,6 +262,23 @@ def test_the_command_trains_measures_resumes_and_tells(
     (tmp_path / "width.jsonl").write_text("{}\n")
     broken = CliRunner().invoke(lab, arguments)
     assert isinstance(broken.exception, FormatError) and "lab width" in str(broken.exception)
+
+
+def test_a_posterior_that_ignores_what_it_is_told_is_found_out(
+    small: None, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is told, it leads to the first answer: no gap to the prior, but the others are never reached."""
+    first = {puzzle.input.tobytes(): puzzle.answers[0].astype(np.int64) for puzzle in data.train}
+
+    def objective(network: Any, latents: Any, batch: Any, **how: Any) -> Any:
+        grids = batch.cells.numpy().astype(np.uint8)
+        decoded = torch.from_numpy(np.stack([first[grid.tobytes()] for grid in grids]))
+        return SimpleNamespace(exact=is_right(decoded, batch))
+
+    monkeypatch.setattr(width_runs, "objective", objective)
+    found = width_runs.guided_accuracy(train("learned", data, tmp_path / "a"), data.train, 0)
+    answers = statistics.fmean(1 / len(puzzle.answers) for puzzle in data.train)
+    assert found == {"told": pytest.approx(answers), "posterior": 1.0, "prior": 1.0} and answers < 1
 
 
 def test_training_goes_on_where_it_was_stopped(small: None, data: Data, tmp_path: Path) -> None:
@@ -284,6 +304,10 @@ def test_what_later_seeds_bring_is_averaged_with_what_was_kept(small: None, tmp_
 
     assert width_runs.run(corner, [0], SIZES, tmp_path, [], finished=keep)
     rows = width_runs.read(path, {})
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text(path.read_text() + path.read_text())
+    with pytest.raises(ArcsolveError, match=rf"line {len(rows) + 1}: a second row of corner, seed 0, deterministic"):
+        width_runs.read(twice, {})
     left_out = rows.pop(3)
     made: list[dict[str, Any]] = []
     assert width_runs.run(corner, [0, 1], SIZES, tmp_path, rows, finished=made.append)
@@ -291,6 +315,10 @@ def test_what_later_seeds_bring_is_averaged_with_what_was_kept(small: None, tmp_
     assert made[0]["puzzles"] == left_out["puzzles"] and {row["seed"] for row in made[1:]} == {1}
     lines = width_summary.summary(rows)
     assert all(line["seeds"] == 2 for line in lines) and len(lines) == 2 * len(WAYS)
+    others = [{**row, "family": "rules", "setting": 7.0} for row in rows]
+    for line, alone in zip(width_summary.summary(rows + others), lines, strict=True):
+        assert line["seeds"] == 2 and line["coverage_seeds"] == pytest.approx(alone["coverage_seeds"]), "not by family"
+        assert line["settings"] == alone["settings"] | {"rules, seed 0": 7.0, "rules, seed 1": 7.0}
 
 
 def test_rows_of_other_puzzles_are_not_gone_on_with(small: None, tmp_path: Path) -> None:

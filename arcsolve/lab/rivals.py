@@ -1,4 +1,5 @@
-"""The networks that are compared on puzzles with several answers: alike, but for where their chance comes from."""
+"""The networks that are compared on puzzles with several answers: alike, but for where their chance comes from, and
+what of the answers they learn."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from arcsolve.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Course:
-    """What a family's networks need to learn it, as far as half an hour of a core for each goes.
+    """What learned noise needs to learn a family within half an hour of a core; its rivals get the same.
 
     Attributes:
         updates: of a whole run.

@@ -209,6 +209,8 @@ WAYS = {
     "random start": Way("random-start"),
     "output sampling": Way("deterministic", "cells", tuned="entropy"),
     "best output sampling": Way("deterministic", "cells", tuned="temperature"),
+    # The other one learns a puzzle's mixture of answers, in which there may be no right output at all.
+    "sampled random start": Way("random-start", "cells", tuned="temperature"),
     "more steps": Way("deterministic", "steps"),
     "learned latents": Way("learned"),
 }

@@ -97,7 +97,8 @@ def guided_accuracy(weights: Weights, puzzles: Sequence[Puzzle], seed: int) -> d
     """Share of answers led to by the posterior, which is told one, and by the prior, any answer counting.
 
     Equal draws of noise for both, as many steps as trajectories have; a wide gap means that the posterior tells what
-    the prior cannot (a leak).
+    the prior cannot (a leak). ``told`` is the posterior's share where only the one that it was told counts: a posterior
+    that has fallen silent has no gap, either.
     """
     network = build_network(weights.config, weights.network)
     pack = rivals.pack_of(puzzles)
@@ -105,7 +106,7 @@ def guided_accuracy(weights: Weights, puzzles: Sequence[Puzzle], seed: int) -> d
     steps = weights.config.steps
     rows = torch.from_numpy(weights.bank)
     found = {}
-    for name, commit in (("posterior", 0), ("prior", steps)):
+    for name, commit in (("told", 0), ("posterior", 0), ("prior", steps)):
         normal = normal_from(torch.Generator().manual_seed(seed), CPU)
         right = 0
         for side in np.unique(pack.sizes[:, 0]):
@@ -114,6 +115,8 @@ def guided_accuracy(weights: Weights, puzzles: Sequence[Puzzle], seed: int) -> d
             view = ViewDraw(torch.zeros(count, dtype=torch.long), torch.arange(10).expand(count, 10))
             batch = store.batch(pairs, view, int(side), int(side), torch.zeros(count, 2))
             batch = batch._replace(commit=torch.full((count,), commit))
+            if name == "told":
+                batch = batch._replace(others=None)
             with torch.no_grad():
                 losses = objective(network, rows[batch.task], batch, steps=steps, normal=normal)
             right += int(losses.exact.sum())
@@ -168,13 +171,22 @@ def read(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of an earlier run; a last line that a kill cut short is dropped from the file.
 
     Raises:
-        ArcsolveError: the file is of other sizes or networks.
+        ArcsolveError: the file is of other sizes or networks, or says something twice, as joined files may.
     """
 
     def take(row: Any) -> dict[str, Any]:
         return {**row, "seed": int(row["seed"]), **{key: str(row[key]) for key in ("family", "way", "split")}}
 
-    return read_rows(path, head, take, "arcsolve lab width", "settings")
+    rows = read_rows(path, head, take, "arcsolve lab width", "settings")
+    seen = set()
+    for number, row in enumerate(rows, 1):
+        what = (row["family"], row["seed"], row["way"], row["split"])
+        if what in seen:
+            raise ArcsolveError(
+                f"{path}: line {number}: a second row of {what[0]}, seed {what[1]}, {what[2]}, {what[3]}"
+            )
+        seen.add(what)
+    return rows
 
 
 def run(

@@ -19,10 +19,11 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A line for each split and way: means over puzzles and seeds.
 
     Returns:
-        ``split``, ``way``, ``seeds``, ``setting``; ``valid``, ``first``, ``coverage`` and ``vote`` by width,
-        ``coverage_seeds``, coverage@20 of each seed; ``balance``; ``families`` and ``answers``, the same of each family
-        and number of answers (``valid``, ``coverage`` at 20, ``vote`` at 20 or at the one there is); ``single``, the
-        first output of single-answer puzzles against the deterministic network's; ``depth``, ``seconds``, ``guided``;
+        ``split``, ``way``, ``seeds``, how many; ``settings``, of each family and seed; ``valid``, ``first``,
+        ``coverage`` and ``vote`` by width, ``coverage_seeds``, coverage@20 of each seed; ``balance`` and how many
+        puzzles it is of (``balanced``); ``families`` and ``answers``, figures of each family and number of answers
+        (``valid``, ``coverage`` at 20, ``vote`` at 20 or at the one there is); ``single``, the first output of
+        single-answer puzzles against the deterministic network's; ``depth``, ``seconds``, ``guided``;
         ``guided_families``, the last of each family.
     """
     lines = []
@@ -33,10 +34,12 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             if not own:
                 continue
             puzzles = [p for row in own for p in row["puzzles"]]
-            line = {"split": split, "way": way, "seeds": len(own)}
-            line["setting"] = statistics.fmean(row["setting"] for row in own)
-            line |= _means(puzzles) | {"balance": _mean([p["balance"] for p in puzzles if p["balance"] is not None])}
-            line["coverage_seeds"] = [_means(row["puzzles"])["coverage"][_at(row["puzzles"])] for row in own]
+            by_seed = {seed: [p for row in own if row["seed"] == seed for p in row["puzzles"]] for seed in _seeds(own)}
+            line = {"split": split, "way": way, "seeds": len(by_seed)}
+            line["settings"] = {f"{row['family']}, seed {row['seed']}": row["setting"] for row in own}
+            balances = [p["balance"] for p in puzzles if p["balance"] is not None]
+            line |= _means(puzzles) | {"balance": _mean(balances), "balanced": len(balances)}
+            line["coverage_seeds"] = [_means(some)["coverage"][_at(some)] for some in by_seed.values()]
             for name, key in (("families", "family"), ("answers", "answers")):
                 kinds = sorted({p[key] for p in puzzles})
                 line[name] = {str(kind): _brief([p for p in puzzles if p[key] == kind]) for kind in kinds}
@@ -86,6 +89,10 @@ def _single(rows: Sequence[dict[str, Any]], split: str, way: str) -> Verdicts:
                 if puzzle["answers"] == 1:
                     found.setdefault((row["family"], i), []).append(puzzle["first"])
     return found
+
+
+def _seeds(rows: Sequence[dict[str, Any]]) -> list[int]:
+    return sorted({row["seed"] for row in rows})
 
 
 def _at(puzzles: Sequence[dict[str, Any]]) -> int:
