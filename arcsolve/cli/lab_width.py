@@ -140,7 +140,7 @@ def width(
         consoles.out.print()
     learned = next(line for line in lines if line["way"] == width_runs.CLAIM)
     guided, single = learned["guided"], learned["single"]
-    consoles.out.print("learned noise, right: led by the posterior (at the answer it was told), by the prior")
+    consoles.out.print("learned noise, right: led by the posterior (as it was told to), by the prior")
     for name, shares in {**learned["guided_families"], "all": guided}.items():
         consoles.out.print(f"{name}: {shares['posterior']:.1%} ({shares['told']:.1%}), {shares['prior']:.1%}")
     consoles.out.print()
