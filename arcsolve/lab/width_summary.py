@@ -34,12 +34,14 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             if not own:
                 continue
             puzzles = [p for row in own for p in row["puzzles"]]
-            by_seed = {seed: [p for row in own if row["seed"] == seed for p in row["puzzles"]] for seed in _seeds(own)}
+            by_seed: dict[int, list[dict[str, Any]]] = {}
+            for row in own:
+                by_seed.setdefault(row["seed"], []).extend(row["puzzles"])
             line = {"split": split, "way": way, "seeds": len(by_seed)}
             line["settings"] = {f"{row['family']}, seed {row['seed']}": row["setting"] for row in own}
             balances = [p["balance"] for p in puzzles if p["balance"] is not None]
             line |= _means(puzzles) | {"balance": _mean(balances), "balanced": len(balances)}
-            line["coverage_seeds"] = [_means(some)["coverage"][_at(some)] for some in by_seed.values()]
+            line["coverage_seeds"] = [_means(some)["coverage"][_at(some)] for _, some in sorted(by_seed.items())]
             for name, key in (("families", "family"), ("answers", "answers")):
                 kinds = sorted({p[key] for p in puzzles})
                 line[name] = {str(kind): _brief([p for p in puzzles if p[key] == kind]) for kind in kinds}
@@ -89,10 +91,6 @@ def _single(rows: Sequence[dict[str, Any]], split: str, way: str) -> Verdicts:
                 if puzzle["answers"] == 1:
                     found.setdefault((row["family"], i), []).append(puzzle["first"])
     return found
-
-
-def _seeds(rows: Sequence[dict[str, Any]]) -> list[int]:
-    return sorted({row["seed"] for row in rows})
 
 
 def _at(puzzles: Sequence[dict[str, Any]]) -> int:
