@@ -171,7 +171,7 @@ def test_noise_is_that_of_the_weights_or_given_and_never_none_for_several_sample
     assert (settings.views, settings.samples, settings.networks, settings.leave_one_out) == (64, 16, 1, 0)
     assert settings.noise_of(plain) == samples.NOISE
     assert PLAN.settings(Settings(), trained).noise_of(trained) == 0.3
-    learned = NetworkConfig(noise_width=4)
+    learned = NetworkConfig(noise_width=4, steps=2)
     assert PLAN.settings(Settings(temperature=0.5), learned).noise_of(learned) == 0.5
     assert PLAN.settings(Settings(noise=0.0), NetworkConfig(random_start=True)).noise == 0
     assert Plan((1,), (1,)).settings(Settings(noise=0.0), plain).noise == 0
@@ -180,6 +180,8 @@ def test_noise_is_that_of_the_weights_or_given_and_never_none_for_several_sample
     for config in (plain, learned):
         with pytest.raises(ArcsolveError, match="are the same: give --temperature above 0"):
             PLAN.settings(Settings(temperature=0.0), config)
+    with pytest.raises(ArcsolveError, match="are the same: give --steps above 1"):
+        PLAN.settings(Settings(steps=1), learned)
 
 
 def test_a_task_is_measured_as_the_solver_solves_it(weights_file: Path) -> None:

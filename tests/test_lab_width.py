@@ -308,6 +308,10 @@ def test_what_later_seeds_bring_is_averaged_with_what_was_kept(small: None, tmp_
     twice.write_text(path.read_text() + path.read_text())
     with pytest.raises(ArcsolveError, match=rf"line {len(rows) + 1}: a second row of corner, seed 0, deterministic"):
         width_runs.read(twice, {})
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text(path.read_text() + json.dumps({**rows[0], "seed": 1, "data_sha256": "other"}) + "\n")
+    with pytest.raises(ArcsolveError, match=rf"line {len(rows) + 1}: corner of other puzzles"):
+        width_runs.read(mixed, {})
     left_out = rows.pop(3)
     made: list[dict[str, Any]] = []
     assert width_runs.run(corner, [0, 1], SIZES, tmp_path, rows, finished=made.append)

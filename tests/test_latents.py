@@ -368,7 +368,7 @@ def test_the_posterior_is_paid_for_between_steps() -> None:
 
 
 def test_beta_goes_on_exactly_where_a_run_stopped_between_two_lines(tmp_path: Path) -> None:
-    def betas(stop: int | None) -> tuple[float, torch.Tensor]:
+    def betas(stop: int | None) -> tuple[float, list[float], torch.Tensor]:
         folder = tmp_path / str(stop)
         folder.mkdir()
         trainer = trainer_of()
@@ -379,12 +379,14 @@ def test_beta_goes_on_exactly_where_a_run_stopped_between_two_lines(tmp_path: Pa
             checkpoint.load(trainer, folder)
             assert trainer.tally.sum() > 0
         assert run(trainer, Budget(updates=24), folder=folder, log_updates=4)
-        return trainer.beta.value, trainer.network.halt.weight.detach()
+        kl = [json.loads(line)["kl"] for line in (folder / checkpoint.LOG).read_text().splitlines()]
+        return trainer.beta.value, kl, trainer.network.halt.weight.detach()
 
-    (whole, weights), *others = (betas(stop) for stop in (None, 7, 14))
-    assert whole != 0.01
-    for beta, other in others:
+    (whole, nats, weights), *others = (betas(stop) for stop in (None, 7, 14))
+    assert whole != 0.01 and len(nats) == 6
+    for beta, kl, other in others:
         assert beta == whole
+        assert kl == pytest.approx(nats, rel=1e-3)
         torch.testing.assert_close(other, weights)
 
 
@@ -461,6 +463,8 @@ def test_samples_differ_by_noise_alike_in_torch_and_onnx(noisy: Weights) -> None
             run = sample(backend.adapted(loud), noisy.bank[0], grid, (3, 4), views, noise=temperature, **how)
             assert len(run.grids) == (12 if temperature else 2)
             found.append([one.tobytes() for one in run.grids])
+        run = sample(backend.adapted(loud), noisy.bank[0], grid, (3, 4), views, noise=1.0, **{**how, "steps": 1})
+        assert len(run.grids) == 2, "the noise of a first step is for the second"
     assert found[0] == found[2] and found[1] == found[3]
     assert len(set(found[0])) > 2
 

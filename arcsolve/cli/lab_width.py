@@ -20,8 +20,9 @@ LEFT = ("way",)
 @click.command(
     help="Puzzles with up to six right answers each: train small networks on each family of them, without chance, with "
     "a random start and with learned noise, and see how many of the answers 1 to 64 trajectories find, against "
-    "test-time noise, output sampling and more steps at equal forward passes. About seven hours on one core; networks "
-    "and results are kept as they come, and the same command goes on where it was stopped."
+    "test-time noise and more steps at equal forward passes, and output sampling, which needs fewer. Seven to "
+    "seventeen hours on one core; networks and results are kept as they come, and the same command goes on where it "
+    "was stopped."
 )
 @click.option(
     "-o",
@@ -36,7 +37,7 @@ LEFT = ("way",)
     type=click.Choice(FAMILIES),
     multiple=True,
     help="Only this family of puzzles, again for another (default: all). Families and seeds can go on in folders of "
-    "their own at once: put the lines of their width.jsonl together.",
+    "their own at once: put the lines of their width.jsonl together in one folder, and run the command there.",
 )
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Networks of each kind.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first one's seed.")

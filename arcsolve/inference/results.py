@@ -45,15 +45,15 @@ def made_with(backend: str, settings: Settings, protocol: str, joint: dict[str, 
 
 def told_of(weights: Weights, backend: str, settings: Settings) -> dict[str, Any]:
     """What a score or a run has to tell beside its data: weights and budgets, as a user names them."""
-    noise = settings.noise_of(weights.config)
+    noise, steps = settings.noise_of(weights.config), settings.steps or weights.config.steps
     return {
         "weights_sha256": weights.sha256,
         "backend": backend,
         "views": settings.views,
-        "samples": effective_samples(weights.config, settings.samples, noise),
+        "samples": effective_samples(weights.config, settings.samples, noise, steps),
         "noise": "learned" if weights.config.noise_width else noise,
         "temperature": settings.temperature,
-        "steps": settings.steps or weights.config.steps,
+        "steps": steps,
         "recall": settings.recall,
         "adapt_steps": settings.adapt.steps,
         "networks": settings.refined,

@@ -103,7 +103,7 @@ def sample(
         out_of_time: asked before each batch but the first; what is left is then skipped.
         progress: called after each batch with (trajectories done, of, the leading steps, candidates so far).
     """
-    samples = effective_samples(backend.config, samples, noise)
+    samples = effective_samples(backend.config, samples, noise, steps)
     plan = [_Trajectory(view, v * samples + k) for k in range(samples) for v, view in enumerate(views)]
     traces: list[_Trace] = []
     for batch in _batches(plan, canvas, backend.config.prefix, backend.batch_tokens):
@@ -124,9 +124,13 @@ def sample(
     )
 
 
-def effective_samples(config: NetworkConfig, samples: int, noise: float) -> int:
-    """Trajectories worth running in a view: without chance in the network they are all the same, and one is enough."""
-    return samples if noise or config.random_start else 1
+def effective_samples(config: NetworkConfig, samples: int, noise: float, steps: int) -> int:
+    """Trajectories worth running in a view: without chance in the network they are all the same, and one is enough.
+
+    Noise counts where it reaches a cell: what is learned is drawn after a step, for the next one to carry there.
+    """
+    reaches = noise and (steps > 1 or not config.noise_width)
+    return samples if reaches or config.random_start else 1
 
 
 def _batches(plan: list[_Trajectory], canvas: tuple[int, int], prefix: int, tokens: int) -> list[list[_Trajectory]]:

@@ -20,7 +20,7 @@ from arcsolve.arc.grid import Grid, grid_key
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError
 from arcsolve.inference.results import read_rows
-from arcsolve.inference.sampler import Samples, sample
+from arcsolve.inference.sampler import Samples, effective_samples, sample
 from arcsolve.inference.settings import Clock, Settings
 from arcsolve.inference.solution import Candidate
 from arcsolve.inference.solver import Solver
@@ -98,7 +98,10 @@ class Plan:
         settings = replace(base, **{**FIXED, "views": self.views[-1], "samples": self.samples[-1]})
         if settings.noise is None and not (config.noise_width or config.noise or config.random_start):
             settings = replace(settings, noise=NOISE)
-        if self.samples[-1] > 1 and not settings.noise_of(config) and not config.random_start:
+        noise, steps = settings.noise_of(config), settings.steps or config.steps
+        if self.samples[-1] > 1 and effective_samples(config, 2, noise, steps) == 1:
+            if noise:
+                raise ArcsolveError("after one step all samples of a view are the same: give --steps above 1")
             option = "--temperature" if config.noise_width or not settings.temperature else "--noise"
             raise ArcsolveError(f"without noise all samples of a view are the same: give {option} above 0")
         return settings

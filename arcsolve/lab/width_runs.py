@@ -171,15 +171,18 @@ def read(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of an earlier run; a last line that a kill cut short is dropped from the file.
 
     Raises:
-        ArcsolveError: the file is of other sizes or networks, or says something twice, as joined files may.
+        ArcsolveError: the file is of other sizes or networks, or says something twice or of other puzzles, as joined
+            files may.
     """
 
     def take(row: Any) -> dict[str, Any]:
         return {**row, "seed": int(row["seed"]), **{key: str(row[key]) for key in ("family", "way", "split")}}
 
     rows = read_rows(path, head, take, "arcsolve lab width", "settings")
-    seen = set()
+    seen, puzzles = set(), dict[str, str]()
     for number, row in enumerate(rows, 1):
+        if row["data_sha256"] != puzzles.setdefault(row["family"], row["data_sha256"]):
+            raise ArcsolveError(f"{path}: line {number}: {row['family']} of other puzzles than the lines before")
         what = (row["family"], row["seed"], row["way"], row["split"])
         if what in seen:
             raise ArcsolveError(

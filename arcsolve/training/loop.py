@@ -54,7 +54,6 @@ class _Window:
     nats: Tensor | float = 0.0
     exact: Tensor | float = 0.0
     samples: int = 0
-    kl: Tensor | float = 0.0
     started: float = field(default_factory=time.monotonic)
 
     def add(self, learned: Learned) -> None:
@@ -62,7 +61,6 @@ class _Window:
         self.nats += learned.nats.sum()
         self.exact += learned.exact.sum()
         self.samples += len(learned.nats)
-        self.kl += learned.kl.sum()
 
 
 class _Watch:
@@ -82,7 +80,9 @@ class _Watch:
 
     def healthy(self, row: dict[str, Any]) -> bool:
         """Whether a line of the log shows a loss to go on from."""
-        stage = (row["views"], row["inner_steps"], row["steps"])
+        trainer = self.trainer
+        # What noise follows, and what it is judged by, makes the loss jump as more steps do.
+        stage = (row["views"], row["inner_steps"], row["steps"], "kl" in row, trainer.alone, trainer.nearest)
         if stage != self.stage:
             self.stage = stage
             self.recent.clear()
@@ -193,10 +193,10 @@ def _row(trainer: Trainer, window: _Window, progress: float) -> dict[str, Any]:
     inner, steps = trainer.depth
     nats, exact = world.mean([float(window.nats) / window.samples, float(window.exact) / window.samples])
     noise = {}
-    guided, guided_right, free, free_right = world.mean(trainer.tally.tolist())
+    guided, guided_right, free, free_right, kl = world.mean(trainer.tally.tolist())
     if guided + free:
         noise = {
-            "kl": round(world.mean([float(window.kl)])[0] / max(guided, 1), 4),
+            "kl": round(kl / max(guided, 1), 4),
             "exact_posterior": round(guided_right / guided, 4) if guided else None,
             "exact_prior": round(free_right / free, 4) if free else None,
             "beta": round(trainer.kl_weight, 4),

@@ -117,9 +117,9 @@ class Trainer:
         self.depth = config.depth_at(0.0)
         self.nearest = self.alone = False
         self.beta = Beta(_beta_of(initial, config))
-        # What the next line of the log is to steer it by: presentations from the posterior, right ones of them, and the
-        # same from the prior. A checkpoint keeps them, since a run may stop between two lines.
-        self.tally = torch.zeros(4, device=device)
+        # What the next line of the log is to steer it by: presentations from the posterior, right ones of them, the
+        # same from the prior, and the sum of the KL. A checkpoint keeps them, since a run may stop between two lines.
+        self.tally = torch.zeros(5, device=device)
         self.bf16 = config.bf16 and has_bf16(device)
         self.compiled = config.compile and can_compile(device)
         if self.compiled:
@@ -158,7 +158,8 @@ class Trainer:
         learned = Learned(losses.nats, losses.exact, kl)
         if batch.commit is not None and self.depth[1] > 1:  # with one step there is no transition
             guided, right = batch.commit < self.depth[1], losses.exact
-            self.tally += torch.stack([guided.sum(), (guided & right).sum(), (~guided).sum(), (~guided & right).sum()])
+            counts = guided, guided & right, ~guided, ~guided & right, kl
+            self.tally += torch.stack([count.sum() for count in counts])
         self.count(batch)
         if self.config.resets_at(before, self.counters.updates, progress):
             self.reset_rows()
