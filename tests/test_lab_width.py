@@ -336,14 +336,21 @@ def test_more_puzzles_than_there_are_is_an_error_of_ours() -> None:
         Data.of("queens", replace(SIZES, test=3_000, tune=1))
 
 
-def test_a_way_has_one_colour_in_all_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_way_has_one_colour_in_all_panels_and_a_place_in_the_legend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: list[Any] = []
     figure_module = pytest.importorskip("matplotlib.figure")
     monkeypatch.setattr(figure_module.Figure, "savefig", lambda self, file, **how: drawn.append(self))
     line = {"split": "held-out", "coverage": [0.1, 0.2], "vote": [0.3, 0.4], "depth": None, "seconds": None}
     seen = {"coverage": [0.5], "vote": [0.5]}
     timed = {"width": {"1": 0.1}, "depth": {"4": 0.1}}
-    lines = [{**line, "way": "cells"}, {**line, "way": "trajectories", "depth": seen, "seconds": timed}]
-    assert plot(tmp_path / "width.svg", lines, (1, 2))
+    lines = [{**line, "way": way, "depth": seen, "seconds": timed} for way in list(WAYS)[1:]]
+    lines.insert(0, {**line, "way": next(iter(WAYS))})
+    assert plot(tmp_path / "width.svg", lines, (1, 2), width_runs.CLAIM)
     colours = {(curve.get_label(), curve.get_color()) for axes in drawn[0].axes for curve in axes.get_lines()}
-    assert len(colours) == len({label for label, _ in colours}) == 2
+    assert len(colours) == len({label for label, _ in colours}) == len({colour for _, colour in colours}) == len(WAYS)
+    assert (width_runs.CLAIM, "black") in colours
+    drawn[0].draw_without_rendering()
+    (legend,) = drawn[0].legends
+    assert drawn[0].bbox.x0 <= legend.get_window_extent().x0 < legend.get_window_extent().x1 <= drawn[0].bbox.x1

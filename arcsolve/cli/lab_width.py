@@ -116,7 +116,7 @@ def width(
         hashes = {family: next(row["data_sha256"] for row in own if row["family"] == family) for family in chosen}
         facts = {**head, "data_sha256": hashes, "seeds": seeds, "ways": lines}
         replace_file(output / "width.json", json.dumps(facts) + "\n")
-        if not plot(output / "width.svg", lines, lab_width.WIDTHS):
+        if not plot(output / "width.svg", lines, lab_width.WIDTHS, width_runs.CLAIM):
             warn("no plot: matplotlib is not installed (the extra `plot`)")
     if as_json:
         click.echo(json.dumps(facts))

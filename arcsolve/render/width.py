@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot(path: Path, lines: list[dict[str, Any]], widths: tuple[int, ...]) -> bool:
+def plot(path: Path, lines: list[dict[str, Any]], widths: tuple[int, ...], claim: str) -> bool:
     """Draw coverage and accuracy against trajectories and against steps, with seconds beside them.
 
     Args:
         lines: of :func:`arcsolve.lab.width_summary.summary`; those of held-out puzzles are drawn.
         widths: the numbers of trajectories that they tell of.
+        claim: the way that is compared with the others, drawn in black.
 
     Returns:
         Whether matplotlib is installed (extra ``plot``); without it nothing is drawn.
@@ -33,6 +34,8 @@ def plot(path: Path, lines: list[dict[str, Any]], widths: tuple[int, ...]) -> bo
     for number, line in enumerate(held_out):
         # Not every way is in every panel, and one legend is for all of them.
         style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "markersize": 3, "label": line["way"]}
+        if line["way"] == claim:
+            style |= {"color": "black", "linewidth": 2.5}
         for row, key in enumerate(("coverage", "vote")):
             shares = [100 * value for value in line[key]]
             axes[row][0].plot(widths[: len(shares)], shares, **style)
@@ -52,7 +55,7 @@ def plot(path: Path, lines: list[dict[str, Any]], widths: tuple[int, ...]) -> bo
         _label(axes[row][2], name, "milliseconds a puzzle")
         axes[row][2].set_xscale("log", base=2)
         axes[row][2].set_yscale("log")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(held_out))
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     replace_file(path, text.getvalue())
