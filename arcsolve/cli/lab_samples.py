@@ -100,7 +100,7 @@ def samples(
             right = " ".join(name for name, hit in done[task.id]["cells"].items() if all(hit["vote_2"])) or "-"
             click.echo(f"{made}/{len(left)}  {task.id}  about {rest:.0f} s left  right: {right}", err=True)
     noise = settings.noise_of(solver.weights.config)
-    found = suite.summary(order, plan, settings.steps or solver.weights.config.steps, done)
+    found = suite.summary(order, plan, settings.steps_of(solver.weights.config), done)
     if as_json:
         click.echo(json.dumps({**head, "data": tasks.name, "tasks": len(tasks), "noise": noise, **found}))
         return

@@ -45,7 +45,7 @@ def made_with(backend: str, settings: Settings, protocol: str, joint: dict[str, 
 
 def told_of(weights: Weights, backend: str, settings: Settings) -> dict[str, Any]:
     """What a score or a run has to tell beside its data: weights and budgets, as a user names them."""
-    noise, steps = settings.noise_of(weights.config), settings.steps or weights.config.steps
+    noise, steps = settings.noise_of(weights.config), settings.steps_of(weights.config)
     return {
         "weights_sha256": weights.sha256,
         "backend": backend,

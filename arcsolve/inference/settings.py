@@ -52,6 +52,10 @@ class Settings:
         """How many networks a solve samples from: one where nothing is refined, since all would be equal."""
         return self.networks if self.adapt.steps else 1
 
+    def steps_of(self, network: NetworkConfig) -> int:
+        """Supervision steps: those asked for, or those of training."""
+        return self.steps or network.steps
+
     def noise_of(self, network: NetworkConfig) -> float:
         """Factor on the standard normal noise that a solve of this network uses; see the sampler.
 

@@ -227,7 +227,7 @@ class Solver:
             canvas_size(demonstrations, test_input),
             random_views(settings.views, np.random.default_rng(settings.seed), keep_zero=True),
             samples=settings.samples,
-            steps=settings.steps or self.weights.config.steps,
+            steps=settings.steps_of(self.weights.config),
             noise=settings.noise_of(self.weights.config),
             seed=settings.seed,
             plausible=plausible(demonstrations, test_input),

@@ -98,7 +98,7 @@ class Plan:
         settings = replace(base, **{**FIXED, "views": self.views[-1], "samples": self.samples[-1]})
         if settings.noise is None and not (config.noise_width or config.noise or config.random_start):
             settings = replace(settings, noise=NOISE)
-        noise, steps = settings.noise_of(config), settings.steps or config.steps
+        noise, steps = settings.noise_of(config), settings.steps_of(config)
         if self.samples[-1] > 1 and effective_samples(config, 2, noise, steps) == 1:
             if noise:
                 raise ArcsolveError("after one step all samples of a view are the same: give --steps above 1")
@@ -233,7 +233,7 @@ def measure(task: Task, solver: Solver, settings: Settings, plan: Plan) -> dict[
             canvas_size(task.train, given),
             views,
             samples=settings.samples if noisy else 1,
-            steps=settings.steps or backend.config.steps,
+            steps=settings.steps_of(backend.config),
             noise=settings.noise_of(backend.config) if noisy else 0.0,
             seed=settings.seed,
         )

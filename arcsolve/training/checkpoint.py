@@ -17,7 +17,7 @@ from arcsolve.training.trainer import Counters, Trainer
 
 STATE, PREVIOUS, WEIGHTS, LOG = "state.pt", "state.previous.pt", "weights.safetensors", "log.jsonl"
 
-_KEYS = frozenset("config pack initial counters slowed beta tally depth learned device host generator pool".split())
+_KEYS = frozenset("config pack initial counters slowed beta window depth learned device host generator pool".split())
 
 
 def learned(trainer: Trainer) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def save(trainer: Trainer, folder: Path) -> None:
         "counters": asdict(trainer.counters),
         "slowed": trainer.slowed,
         "beta": asdict(trainer.beta),
-        "tally": trainer.tally,
+        "window": trainer.tally,
         "depth": trainer.depth,
         "learned": learned(trainer),
         "device": trainer.device.type,
@@ -104,7 +104,7 @@ def load(trainer: Trainer, folder: Path, warn: Callable[[str], None] = lambda li
         raise ArcsolveError(f"{path}: started from other weights; use a new folder")
     trainer.counters = Counters(**state["counters"])
     trainer.slowed, trainer.beta, trainer.depth = state["slowed"], Beta(**state["beta"]), tuple(state["depth"])
-    trainer.tally.copy_(state["tally"])
+    trainer.tally.copy_(state["window"])
     set_learned(trainer, state["learned"])
     trainer.pool = state["pool"]
     trainer.host.set_state(state["host"].cpu())
