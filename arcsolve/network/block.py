@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,54 @@ def grid_angles(table: Tensor, height: int, width: int, prefix: int) -> Tensor:
     columns = table[None, :width, :].expand(height, width, -1)
     cells = torch.cat([rows, columns], dim=-1).reshape(height * width, -1)
     return torch.cat([cells.new_zeros(prefix, cells.shape[-1]), cells])
+
+
+class Layout(NamedTuple):
+    """Where a batch's tokens lie: a prefix without positions, then the cells of a canvas, row by row.
+
+    Attributes:
+        cos, sin: of the rotary positions, each [T, head width / 2].
+        height, width: of the canvas.
+        window: which of a token's 3x3 neighbours there are, 0 or 1, [T, 9]; for blocks that are compiled for all
+            canvases at once, and ``None`` for all others.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    height: int
+    width: int
+    window: Tensor | None = None
+
+
+TAPS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
+"""Steps to the neighbours of a 3x3 convolution, in the order of its weights."""
+
+
+def grid_window(height: int, width: int, prefix: int, device: torch.device) -> Tensor:
+    """Which neighbours lie on the canvas, 0 or 1: [prefix + height * width, 9]; the prefix has none."""
+    rows = torch.arange(height, device=device)[:, None]
+    columns = torch.arange(width, device=device)[None, :]
+    on = [(0 <= rows + r) & (rows + r < height) & (0 <= columns + c) & (columns + c < width) for r, c in TAPS]
+    return F.pad(torch.stack(on, dim=-1).flatten(0, 1).float(), (0, 0, prefix, 0))
+
+
+def convolve(z: Tensor, weight: Tensor, width: int, window: Tensor) -> Tensor:
+    """A depthwise 3x3 convolution as nine shifted multiply-adds, [B, T, C] -> the same; 0 at the prefix.
+
+    A neighbour lies a fixed number of tokens away, so this needs no shape but the tokens': compiled, it is one kernel
+    for every canvas, where the library's own backward pass is slow on a GPU.
+
+    Args:
+        weight: [C, 1, 3, 3].
+        window: [T, 9], from :func:`grid_window`.
+    """
+    tokens = z.shape[1]
+    padded = F.pad(z, (0, 0, width + 1, width + 1))
+    total = torch.zeros((), device=z.device)
+    for tap, (row, column) in enumerate(TAPS):
+        at = (row + 1) * width + column + 1
+        total = total + padded[:, at : at + tokens].float() * (window[:, tap, None] * weight[:, 0, row + 1, column + 1])
+    return total.type_as(z)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -88,15 +137,18 @@ class ConvSwiGLU(nn.Module):
         if config.convolution:
             self.neighbours = nn.Conv2d(config.hidden, config.hidden, 3, padding=1, groups=config.hidden, bias=False)
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        """[B, prefix + height * width, C] -> the same; the convolution leaves the prefix alone."""
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """[B, T, C] -> the same; the convolution leaves the prefix alone."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         z = F.silu(gate) * up
         if self.neighbours is None:
             return self.down(z)  # type: ignore[no-any-return]
+        if layout.window is not None:
+            mixed: Tensor = self.down(z + convolve(z, self.neighbours.weight, layout.width, layout.window))
+            return mixed
         prefix, cells = z[:, : self.prefix], z[:, self.prefix :]
         # In this memory order the permuted view is already channels-last, which the convolution reads without a copy.
-        image = cells.reshape(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
+        image = cells.reshape(x.shape[0], layout.height, layout.width, -1).permute(0, 3, 1, 2)
         seen = self.neighbours(image).permute(0, 2, 3, 1).reshape(cells.shape)
         out: Tensor = self.down(torch.cat([prefix, cells + seen], dim=1))
         return out
@@ -110,7 +162,7 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.mlp = ConvSwiGLU(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, height: int, width: int) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
-        x = rms_norm(x + self.attention(x, cos, sin))
-        return rms_norm(x + self.mlp(x, height, width))
+        x = rms_norm(x + self.attention(x, layout.cos, layout.sin))
+        return rms_norm(x + self.mlp(x, layout))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from arcsolve.canvas import CLASSES
-from arcsolve.network.block import Block
+from arcsolve.network.block import Block, Layout
 from arcsolve.network.config import NetworkConfig
 
 START_DEVIATION, LEAST_DEVIATION = 0.1, 1e-3
@@ -80,12 +80,11 @@ class Posterior(nn.Module):
         self.block = Block(config)
         self.head = Head(width, config.noise_width)
 
-    def forward(self, u: Tensor, target: Tensor, cos: Tensor, sin: Tensor) -> Gaussian:
+    def forward(self, u: Tensor, target: Tensor, layout: Layout) -> Gaussian:
         """Tokens [B, T, C] and the output's classes [B, H, W] -> a Gaussian over [B, prefix, Z]."""
-        _, height, width = target.shape
         seen = self.output[target].flatten(1, 2).type_as(u)
         seen = torch.cat([seen.new_zeros(len(u), self.prefix, u.shape[-1]), seen], dim=1)
-        read = self.block(self.join(torch.cat([u, seen], dim=-1)), cos, sin, height, width)
+        read = self.block(self.join(torch.cat([u, seen], dim=-1)), layout)
         return self.head.gaussian(read[:, : self.prefix])
 
 
@@ -120,7 +119,7 @@ class StochasticTransition(nn.Module):
         return self._add(h, self.prior.gaussian((x + h)[:, : self.prefix]), noise)
 
     def guide(
-        self, x: Tensor, h: Tensor, noise: Tensor, target: Tensor, guided: Tensor, cos: Tensor, sin: Tensor
+        self, x: Tensor, h: Tensor, noise: Tensor, target: Tensor, guided: Tensor, layout: Layout
     ) -> tuple[Tensor, Tensor]:
         """``h`` after a transition drawn from the posterior where ``guided`` [B] says so, else from the prior.
 
@@ -132,14 +131,14 @@ class StochasticTransition(nn.Module):
         """
         u = x + h
         p = self.prior.gaussian(u[:, : self.prefix])
-        q = self.posterior(u, target, cos, sin)
+        q = self.posterior(u, target, layout)
         # The prior learns from the KL alone. What comes of its own draws would teach it to draw the one answer that is
         # easiest to arrive at, and no other.
         pairs = zip(q, p.detach(), strict=True)
         chosen = Gaussian(*(torch.where(guided[:, None, None], a, b) for a, b in pairs))
         return self._add(h, chosen, noise), torch.where(guided, balanced_kl(q, p), 0.0)
 
-    def explain(self, x: Tensor, h: Tensor, noise: Tensor, outputs: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def explain(self, x: Tensor, h: Tensor, noise: Tensor, outputs: Tensor, layout: Layout) -> Tensor:
         """Log-densities under the posteriors of several outputs of what the prior draws: which of them it means.
 
         Args:
@@ -151,7 +150,7 @@ class StochasticTransition(nn.Module):
         count, most, *_ = outputs.shape
         u = x + h
         p = self.prior.gaussian(u[:, : self.prefix])
-        q = self.posterior(u.repeat_interleave(most, dim=0), outputs.flatten(0, 1), cos, sin)
+        q = self.posterior(u.repeat_interleave(most, dim=0), outputs.flatten(0, 1), layout)
         mean, deviation = (part.unflatten(0, (count, most)) for part in q)
         away = (p.draw(noise)[:, None] - mean) / deviation
         densities: Tensor = -(away.square() / 2 + deviation.log()).sum((2, 3))

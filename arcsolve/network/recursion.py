@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from arcsolve.arc.grid import COLOURS
 from arcsolve.canvas import CLASSES
-from arcsolve.network.block import Block, grid_angles, rms_norm, rotary_table
+from arcsolve.network.block import Block, Layout, grid_angles, grid_window, rms_norm, rotary_table
 from arcsolve.network.config import NetworkConfig
 from arcsolve.network.latents import StochasticTransition
 from arcsolve.views import DIHEDRALS
@@ -33,6 +33,19 @@ class StepOutput(NamedTuple):
     state: State
     logits: Tensor
     halting: Tensor
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of a small table [K, C]: integers [...] -> [..., C].
+
+    Where a GPU is to learn the table, by a product: of the gradients of thousands of cells that share a row, the
+    library adds one after the other.
+    """
+    if not (table.is_cuda and torch.is_grad_enabled()):
+        return table[index]
+    chosen = index[..., None] == torch.arange(len(table), device=index.device)
+    with torch.autocast("cuda", enabled=False):
+        return chosen.type_as(table) @ table
 
 
 class RecursiveNetwork(nn.Module):
@@ -67,6 +80,8 @@ class RecursiveNetwork(nn.Module):
         # Confidence starts at 1%: a net that knows nothing should not claim even odds.
         nn.init.zeros_(self.halt.weight)
         nn.init.constant_(self.halt.bias, -5.0)
+        # Whether the blocks are compiled for all canvases at once, as the trainer does on a GPU.
+        self.any_canvas = False
         # Last, so that equal seeds give equal networks with and without it.
         self.transition = None
         if config.noise_width:
@@ -98,9 +113,9 @@ class RecursiveNetwork(nn.Module):
         if not self.config.told:
             dihedral = torch.zeros_like(dihedral)
             colours = torch.arange(COLOURS, device=colours.device).expand_as(colours)
-        roles = self.colour[colours] + self.slot
+        roles = look_up(self.colour, colours) + self.slot
         prefix = torch.cat([latents, self.dihedral[dihedral][:, None], roles], dim=1)
-        canvas = self.colour[cells]
+        canvas = look_up(self.colour, cells)
         if hint is not None and self.hint is not None:
             output, shown = hint
             canvas = canvas + self.hint[output] * shown[..., None]
@@ -112,10 +127,11 @@ class RecursiveNetwork(nn.Module):
         h = self.h0.expand(shape) if noise is None else noise
         return State(h, self.l0.expand(shape))
 
-    def angles(self, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the rotary positions, each [T, C / heads / 2]."""
+    def layout(self, x: Tensor, height: int, width: int) -> Layout:
+        """Where the tokens of ``x`` lie."""
         angles = grid_angles(self.rotary, height, width, self.config.prefix)
-        return angles.cos().type_as(x), angles.sin().type_as(x)
+        window = grid_window(height, width, self.config.prefix, x.device) if self.any_canvas else None
+        return Layout(angles.cos().type_as(x), angles.sin().type_as(x), height, width, window)
 
     def guide(self, x: Tensor, state: State, noise: Tensor, target: Tensor, guided: Tensor) -> tuple[State, Tensor]:
         """A transition that may look at the output, between :meth:`step` without noise and the next; training only.
@@ -123,8 +139,8 @@ class RecursiveNetwork(nn.Module):
         See :meth:`~arcsolve.network.latents.StochasticTransition.guide`.
         """
         assert self.transition is not None
-        cos, sin = self.angles(x, *target.shape[1:])
-        h, kl = self.transition.guide(x, state.h, noise, target, guided, cos, sin)
+        layout = self.layout(x, *target.shape[1:])
+        h, kl = self.transition.guide(x, state.h, noise, target, guided, layout)
         return State(h, state.l), kl
 
     @torch.no_grad()
@@ -134,13 +150,13 @@ class RecursiveNetwork(nn.Module):
         See :meth:`~arcsolve.network.latents.StochasticTransition.explain`.
         """
         assert self.transition is not None
-        cos, sin = self.angles(x, *outputs.shape[2:])
-        densities: Tensor = self.transition.explain(x, state.h, noise, outputs, cos, sin)
+        layout = self.layout(x, *outputs.shape[2:])
+        densities: Tensor = self.transition.explain(x, state.h, noise, outputs, layout)
         return densities
 
-    def _function(self, x: Tensor, cos: Tensor, sin: Tensor, height: int, width: int) -> Tensor:
+    def _function(self, x: Tensor, layout: Layout) -> Tensor:
         for block in self.blocks:
-            x = block(x, cos, sin, height, width)
+            x = block(x, layout)
         return x
 
     def step(
@@ -161,11 +177,11 @@ class RecursiveNetwork(nn.Module):
                 caller (EqR). ``None`` for none.
             inner_steps: ``n``, where a depth ramp runs fewer than ``config.inner_steps``.
         """
-        cos, sin = self.angles(x, height, width)
+        layout = self.layout(x, height, width)
         h, l = state
         for _ in range(inner_steps or self.config.inner_steps):
-            l = self._function(l + h + x, cos, sin, height, width)
-        h = self._function(h + l, cos, sin, height, width)
+            l = self._function(l + h + x, layout)
+        h = self._function(h + l, layout)
         if self.transition is None and noise is not None:
             h = h + noise
         read = h if self.copy is None else h + self.copy * x

@@ -88,7 +88,8 @@ class PairStore:
         # After a transposition height and width change places, in the input and in the output.
         sizes = torch.where(transposes, sizes[:, [1, 0, 3, 2]], sizes)
         canvas = torch.maximum(sizes[:, :2], sizes[:, 2:])
-        free = torch.tensor([height, width], device=self.device) - canvas
+        # By parts, since numbers sent to a GPU would wait for all that it still has to do.
+        free = torch.stack([height - canvas[:, 0], width - canvas[:, 1]], dim=1)
         corner = (shift * (free + 1)).long().clamp(max=free)
         arguments = (view, corner, height, width)
         others = None

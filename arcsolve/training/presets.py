@@ -181,9 +181,17 @@ PRESETS = {
     ),
     "cpu": _CPU,
     "gpu": TrainConfig(
-        network=NetworkConfig(latents=16, inner_steps=4, steps=6, halting=True),
-        # Triton takes ten seconds for each canvas size, and 36 rectangles would be a fifth of half an hour.
-        square=True,
+        network=NetworkConfig(latents=16, inner_steps=2, steps=2, halting=True),
+        sides=_CPU.sides,
+        most=128,
+        muon_rate=1e-3,
+        adam_rate=1e-3,
+        # Of forty thousand updates every eighth visits a row.
+        latent_rate=3e-3,
+        generated_share=0.5,
+        reset=_CPU.reset,
+        depth=((0.0, 1, 1), (0.25, 1, 2), (0.55, 2, 2)),
+        decay=0.3,
         bf16=True,
         compile=True,
     ),

@@ -124,9 +124,12 @@ class Trainer:
         self.compiled = config.compile and can_compile(device)
         if self.compiled:
             torch._dynamo.config.recompile_limit = SHAPES
+            # A GPU's code for any canvas is about as fast as that for one, and Triton takes its time for each. On a
+            # CPU it would be slower.
+            self.network.any_canvas = device.type == "cuda"
             for module in self.network.modules():
                 if isinstance(module, Block):
-                    module.compile(dynamic=False)
+                    module.compile(dynamic=self.network.any_canvas)
         self.objective: nn.Module = self.world.wrap(
             Objective(self.network, self.bank, noise=config.latent_noise, kl=config.latent_kl),
             config.network.halting and not config.network.noise_width,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcsolve.network.block import Block, grid_angles, rotary_table
+from arcsolve.network.block import Block, Layout, grid_angles, rotary_table
 from arcsolve.network.config import NetworkConfig
 
 SIDE = 30
@@ -71,22 +71,22 @@ class TinyRecursiveModel(nn.Module):
         angles = grid_angles(self.rotary, SIDE, SIDE, CONFIG.prefix)
         prefix = self.puzzle.expand(len(cells), -1, -1)
         x = torch.cat([prefix, self.tokens(cells)], dim=1)
-        cos, sin = angles.cos().type_as(x), angles.sin().type_as(x)
+        layout = Layout(angles.cos().type_as(x), angles.sin().type_as(x), SIDE, SIDE)
         with torch.no_grad():
             for _ in range(RECURSIONS - 1):
-                carry = self._recursion(x, carry, cos, sin)
-        y, z = self._recursion(x, carry, cos, sin)
+                carry = self._recursion(x, carry, layout)
+        y, z = self._recursion(x, carry, layout)
         return Carry(y.detach(), z.detach()), self.head(y[:, CONFIG.prefix :]), self.halt(y[:, 0])[:, 0]
 
-    def _recursion(self, x: Tensor, carry: Carry, cos: Tensor, sin: Tensor) -> Carry:
+    def _recursion(self, x: Tensor, carry: Carry, layout: Layout) -> Carry:
         y, z = carry
         for _ in range(INNER_STEPS):
-            z = self._function(x + y + z, cos, sin)
-        return Carry(self._function(y + z, cos, sin), z)
+            z = self._function(x + y + z, layout)
+        return Carry(self._function(y + z, layout), z)
 
-    def _function(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _function(self, x: Tensor, layout: Layout) -> Tensor:
         for block in self.blocks:
-            x = block(x, cos, sin, SIDE, SIDE)
+            x = block(x, layout)
         return x
 
 
