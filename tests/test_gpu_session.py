@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import sys
@@ -19,10 +20,11 @@ spec.loader.exec_module(session)
 
 @pytest.mark.skipif(not (PATH.parents[1] / ".git").exists(), reason="not a checkout")
 def test_the_tree_leaves_room_for_what_must_be_carried(tmp_path: Path) -> None:
-    """Tracked files, a pack of all pairs (6 MiB), weights of 7M parameters (36 MiB) and tasks must travel together."""
+    """Tracked files, a pack of all pairs (11 MiB), weights of 7M parameters (44 MiB) and two wheels travel together."""
     tree = session.sent_bytes(tmp_path)
     assert tree > 100_000
-    session.check_sent(tree + 44 * session.MIB)
+    weights = (PATH.parents[1] / "weights" / "arcsolve.safetensors").stat().st_size
+    session.check_sent(tree - weights + 57 * session.MIB)
     (tmp_path / "carried").write_bytes(bytes(1000))
     assert session.sent_bytes(tmp_path) == tree + 1000
 
@@ -58,19 +60,26 @@ def test_the_main_run_gets_the_time_that_is_left() -> None:
     assert plan.main_left(50, 560) == 0
 
 
-def test_the_score_of_the_last_minute_works_on_trained_tasks(weights_file: Path, tmp_path: Path) -> None:
-    """It runs at the end of a lent half hour: a name that has gone would be seen there first."""
-    from conftest import little_pack
+def test_what_the_session_trained_is_scored_by_the_command_itself(weights_file: Path, tmp_path: Path) -> None:
+    """It runs at the end of a lease: an option that has gone would be seen there first."""
+    found = {}
+    for figure, arguments in session.SCORES.items():
+        few = (*arguments, "--limit", "1", "--max-side", "5", "--views", "1")
+        found[figure] = session.evaluate(figure, few, weights_file, "cpu", tmp_path, tmp_path, 300.0, workers="1")
+    assert 0 <= found["meta-dev"]["pass_at_2"]["by_output"] <= 1
+    assert json.loads((tmp_path / "meta-dev.json").read_text())["adapt_steps"] == 96
+    # Three parts of weights, log and plan come back beside these, and eight files at the most.
+    assert not list(tmp_path.glob("*.jsonl"))
+    # The tests' weights know no task of the official sets.
+    assert "unfinished" in found["development"]
 
-    pack = little_pack()
-    pairs = [[{"input": a.tolist(), "output": b.tolist()} for a, b in (pack.pair(i),)] for i in range(len(pack))]
-    tasks = {name: {"train": [], "test": []} for name in pack.ids}
-    for number, pair in enumerate(pairs):
-        task = tasks[pack.ids[pack.task[number]]]
-        task["train"] += pair
-        task["test"] = pair
-    path = tmp_path / "tasks.json"
-    path.write_text(json.dumps(tasks))
-    found = session.score(weights_file, path, "cpu", 60.0)
-    assert found["tasks"] == found["of_tasks"] == len(pack.ids)
-    assert 0 <= found["pass_at_2_by_output"] <= 1
+
+def test_a_score_that_does_not_come_in_time_is_said_to_be_unfinished(weights_file: Path, tmp_path: Path) -> None:
+    found = session.evaluate("meta-dev", (), weights_file, "cpu", tmp_path, tmp_path, 0.0)
+    assert found == {"figure": "meta-dev", "unfinished": []}
+
+
+def test_the_pack_travels_compressed(pack_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session.prepare(tmp_path / "carry", pack_file)
+    assert gzip.decompress((tmp_path / "carry" / session.PACK).read_bytes()) == pack_file.read_bytes()
+    assert "12 pairs of 4 tasks" in capsys.readouterr().out

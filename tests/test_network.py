@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from arcsolve.errors import FormatError
-from arcsolve.network.block import attend
+from arcsolve.network.block import Block, attend
 from arcsolve.network.config import NetworkConfig
 from arcsolve.network.device import can_compile, has_bf16
-from arcsolve.network.recursion import RecursiveNetwork
+from arcsolve.network.recursion import RecursiveNetwork, look_up
 
 TINY = NetworkConfig(width=32, heads=4, hidden=64, latents=2)
 
@@ -54,6 +54,67 @@ def test_positions_tell_rows_from_columns() -> None:
     cells = torch.randint(0, 10, (1, 4, 4))
     flipped = run(network, cells.transpose(1, 2)).transpose(1, 2)
     assert (run(network, cells) - flipped).abs().max() > 0.05
+
+
+def gradients(network: RecursiveNetwork, cells: torch.Tensor) -> list[torch.Tensor]:
+    """Logits, and the gradient of every parameter that has one."""
+    network.zero_grad()
+    logits = run(network, cells, steps=2)
+    logits.sin().sum().backward()
+    return [logits.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
+
+
+def test_the_convolution_by_shifts_is_the_convolution() -> None:
+    """Also at the edges, beside the prefix, and in what is learned from it."""
+    torch.manual_seed(0)
+    network = RecursiveNetwork(TINY)
+    for shape in ((2, 3, 5), (1, 4, 2), (1, 1, 1)):
+        cells = torch.randint(0, 11, shape)
+        network.any_canvas = False
+        library = gradients(network, cells)
+        network.any_canvas = True
+        for mine, other in zip(gradients(network, cells), library, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_for_any_canvas_are_compiled_once() -> None:
+    """A size of a canvas that gets into the code would have Triton compile fifty of them in a lent GPU's minutes."""
+    torch.manual_seed(0)
+    network = RecursiveNetwork(TINY)
+    canvases = [torch.randint(0, 11, shape) for shape in ((2, 3, 5), (3, 5, 3), (4, 4, 4), (2, 7, 9))]
+    network.any_canvas = True
+    expected = [gradients(network, cells) for cells in canvases]
+    compiled = 0
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        nonlocal compiled
+        compiled += 1
+        return graph
+
+    torch._dynamo.reset()
+    for module in network.modules():
+        if isinstance(module, Block):
+            module.compile(dynamic=True, backend=backend)
+    for cells, known in zip(canvases, expected, strict=True):
+        for mine, other in zip(gradients(network, cells), known, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+    assert compiled == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_learns_a_table_as_a_cpu_does() -> None:
+    rng = torch.Generator().manual_seed(0)
+    table, index = torch.randn(11, 8, generator=rng), torch.randint(11, (5, 7), generator=rng)
+    weights = torch.randn(5, 7, 8, generator=rng)
+    found = []
+    for device in ("cpu", "cuda"):
+        learned = table.to(device).requires_grad_()
+        rows = look_up(learned, index.to(device))
+        (rows * weights.to(device)).sum().backward()
+        assert learned.grad is not None
+        found.append((rows.detach().cpu(), learned.grad.cpu()))
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other)
 
 
 def test_no_gradient_flows_from_the_halting_head_into_the_trunk() -> None:

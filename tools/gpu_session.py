@@ -39,11 +39,10 @@ MOST_SENT, MOST_FILE, MOST_FILES = 60 * MIB, 15 * MIB, 8
 PACK = "train.pack.gz"
 RATES = (0.5, 1.0, 2.0)
 SCORES = {
-    # As many presentations of a task's demonstrations as a CPU's 128 steps of 8 come to, and half as many again.
-    "meta-dev": ("--adapt-steps", "48", "--networks", "1", "--leave-one-out", "0"),
+    "meta-dev": ("--adapt-steps", "96", "--networks", "1", "--leave-one-out", "0"),
     "development": ("--views", "16", "--networks", "1"),
 }
-WORKERS = "10"
+WORKERS = "12"
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ class Session:
         from arcsolve.training.bench import bench_train
         from arcsolve.training.loop import Budget, run
 
-        if "bench" not in self.facts:
+        if "bench" not in self.facts and self.plan.check:
             self.facts["disagreement"] = self.disagreement()
             self.facts["bench"] = bench_train(
                 self.options.preset, self.config, self.pack, self.device, seconds=self.plan.check, report=self.say
@@ -202,6 +201,9 @@ class Session:
         if final or done:
             for figure, arguments in SCORES.items():
                 left = min(self.options.left, self.options.seconds) - (time.monotonic() - self.began) - 10.0
+                if left < 30.0:
+                    self.say(f"{figure}: no time is left for it")
+                    continue
                 self.say(f"{figure}: {left:.0f} s at the most")
                 self.facts[figure] = evaluate(figure, arguments, weights, self.device, self.folder, self.results, left)
                 self.say(json.dumps(self.facts[figure]))
@@ -264,12 +266,19 @@ def _clock(seconds: float) -> Any:
 
 
 def evaluate(
-    figure: str, arguments: tuple[str, ...], weights: Path, device: Any, folder: Path, results: Path, seconds: float
+    figure: str,
+    arguments: tuple[str, ...],
+    weights: Path,
+    device: Any,
+    folder: Path,
+    results: Path,
+    seconds: float,
+    workers: str = WORKERS,
 ) -> dict[str, Any]:
     """What ``arcsolve eval`` says of a figure, whose line of JSON comes back too; or how far it came in the time."""
     run = folder / f"eval-{figure}"
     command = [sys.executable, "-m", "arcsolve", "eval", figure, "--weights", str(weights), "--json", "-o", str(run)]
-    command += ["--backend", "torch", "--device", str(device), "--workers", WORKERS, "--threads", "1", *arguments]
+    command += ["--backend", "torch", "--device", str(device), "--workers", workers, "--threads", "1", *arguments]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with (folder / f"{figure}.said").open("w") as said:
         try:
@@ -281,6 +290,9 @@ def evaluate(
             found = None
     last = (folder / f"{figure}.said").read_text().splitlines()[-1:]
     if found is None or found.returncode:
+        # The tasks that were solved; not beside a finished score, since few files come back.
+        if (solved := run / "results.jsonl").exists():
+            shutil.copy(solved, results / f"{figure}.jsonl")
         return {"figure": figure, "unfinished": last}
     (results / f"{figure}.json").write_bytes(found.stdout)
     value = json.loads(found.stdout)

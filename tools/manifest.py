@@ -2,7 +2,8 @@
 
     python tools/manifest.py weights/arcsolve.safetensors --score meta_dev=meta.json --score development=dev.json
 
-The ledger of earlier runs is kept; this run joins it, and those that it started from, unless they stand there.
+The ledger of earlier runs is kept; this run joins it, and those that it started from, unless they stand there. So does a
+run whose weights are not shipped: ``--tried WEIGHTS=META.json``, with its score on meta-dev.
 """
 
 from __future__ import annotations
@@ -37,10 +38,23 @@ def figures(name: str, path: Path, sha256: str) -> dict[str, Any]:
     return {"pass_at_2": rates["pass_at_2_by_output"], **rates, **{k: v for k, v in value.items() if k not in LEFT_OUT}}
 
 
+def entry(sha256: str, training: dict[str, Any], before: float | None, after: float | None) -> dict[str, Any]:
+    """A run's line in the ledger; ``before`` and ``after`` are meta-dev at two attempts by output."""
+    return {
+        "date": date.today().isoformat(),
+        "sha256": sha256,
+        "device": training["device"],
+        **{name: training[name] for name in SPENT},
+        "meta_dev_before": before,
+        "meta_dev_after": after,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--score", action="append", default=[], metavar="NAME=FILE")
+    parser.add_argument("--tried", action="append", default=[], metavar="WEIGHTS=FILE")
     options = parser.parse_args()
     weights = load_weights(options.weights, verify=False)  # the manifest is about to be that of these
     path = options.weights.with_name("manifest.json")
@@ -50,21 +64,24 @@ def main() -> None:
         name, _, file = item.partition("=")
         scores[name] = figures(name, Path(file), weights.sha256)
     runs = lineage(weights.sha256, weights.training)
-    ledger = [entry for entry in before["ledger"] if entry["sha256"] != weights.sha256]
-    listed = {entry["sha256"] for entry in ledger}
+    ledger = before["ledger"]
+    listed = {line["sha256"]: line for line in ledger}
+
+    def reached() -> float | None:
+        return next((line["meta_dev_after"] for line in reversed(ledger) if line.get("shipped", True)), None)
+
     for sha256, training in runs:
+        after = scores.get("meta_dev", {}).get("pass_at_2") if sha256 == weights.sha256 else None
         if sha256 not in listed:
-            last = sha256 == weights.sha256
-            ledger.append(
-                {
-                    "date": date.today().isoformat(),
-                    "sha256": sha256,
-                    "device": training["device"],
-                    **{name: training[name] for name in SPENT},
-                    "meta_dev_before": ledger[-1]["meta_dev_after"] if ledger else None,
-                    "meta_dev_after": scores.get("meta_dev", {}).get("pass_at_2") if last else None,
-                }
-            )
+            ledger.append(entry(sha256, training, reached(), after))
+        elif after is not None:
+            listed[sha256] |= {"meta_dev_after": after}
+    for item in options.tried:
+        name, _, file = item.partition("=")
+        tried = load_weights(Path(name), verify=False)
+        after = figures("meta_dev", Path(file), tried.sha256)["pass_at_2"]
+        if tried.sha256 not in listed:
+            ledger.append(entry(tried.sha256, tried.training, reached(), after) | {"shipped": False})
     manifest = {
         "file": options.weights.name,
         "sha256": weights.sha256,

@@ -175,12 +175,10 @@ def make_settings(options: dict[str, Any], device: str, time_limit: float | None
     """The settings that the options describe, for a device of this type."""
     from dataclasses import replace
 
-    import torch
-
     from arcsolve.inference.adaptation import AdaptSettings
     from arcsolve.inference.settings import Settings
 
-    adapt = AdaptSettings.for_device(torch.device(device))
+    adapt = AdaptSettings()
     if options["adapt_steps"] is not None:
         adapt = replace(adapt, steps=options["adapt_steps"])
     return Settings(

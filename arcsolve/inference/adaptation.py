@@ -55,11 +55,6 @@ class AdaptSettings:
     average: float = 0.9
     bf16: bool = True
 
-    @classmethod
-    def for_device(cls, device: torch.device) -> AdaptSettings:
-        """The default budget of a device: on a GPU, where they cost no more, four times the presentations in a step."""
-        return cls(batch=32, tokens=32_000) if device.type == "cuda" else cls()
-
 
 @dataclass(frozen=True, eq=False)
 class Adapted:

@@ -82,6 +82,7 @@ class RecursiveNetwork(nn.Module):
         nn.init.constant_(self.halt.bias, -5.0)
         # Whether the blocks are compiled for all canvases at once, as the trainer does on a GPU.
         self.any_canvas = False
+        self.layouts: dict[tuple[int, int], Layout] = {}
         # Last, so that equal seeds give equal networks with and without it.
         self.transition = None
         if config.noise_width:
@@ -129,9 +130,15 @@ class RecursiveNetwork(nn.Module):
 
     def layout(self, x: Tensor, height: int, width: int) -> Layout:
         """Where the tokens of ``x`` lie."""
+        # Kept for compiled blocks alone: an exported graph's sides are no numbers to look up.
+        if self.any_canvas and (height, width) in self.layouts:
+            return self.layouts[height, width]
         angles = grid_angles(self.rotary, height, width, self.config.prefix)
         window = grid_window(height, width, self.config.prefix, x.device) if self.any_canvas else None
-        return Layout(angles.cos().type_as(x), angles.sin().type_as(x), height, width, window)
+        layout = Layout(angles.cos().type_as(x), angles.sin().type_as(x), height, width, window)
+        if self.any_canvas:
+            self.layouts[height, width] = layout
+        return layout
 
     def guide(self, x: Tensor, state: State, noise: Tensor, target: Tensor, guided: Tensor) -> tuple[State, Tensor]:
         """A transition that may look at the output, between :meth:`step` without noise and the next; training only.

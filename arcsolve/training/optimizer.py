@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from arcsolve.network.block import Block
+from arcsolve.network.device import has_bf16
 from arcsolve.network.recursion import RecursiveNetwork, TaskLatents
+from arcsolve.training.muon import Muon
 from arcsolve.training.presets import TrainConfig
 
 
@@ -23,9 +25,8 @@ def optimizers(network: RecursiveNetwork, bank: TaskLatents, config: TrainConfig
     others = [p for p in network.parameters() if id(p) not in chosen]
     matrix_optimizer: Optimizer
     if config.optimizer == "muon":
-        matrix_optimizer = Muon(
-            matrices, lr=config.muon_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+        fast = torch.bfloat16 if has_bf16(matrices[0].device) else torch.float32
+        matrix_optimizer = Muon(matrices, lr=config.muon_rate, weight_decay=config.weight_decay, dtype=fast)
     else:
         matrix_optimizer = AdamW(
             matrices, lr=config.muon_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95), fused=True

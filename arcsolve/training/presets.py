@@ -29,7 +29,7 @@ class TrainConfig:
         depth: ramp of depth: (from, inner steps ``n``, supervision steps ``N``).
         update_each_step: an update after each supervision step (TRM) instead of one on their mean loss.
         hint_share: share of presentations that show part of the output, for networks with ``hints``.
-        optimizer: ``muon`` (``torch.optim.Muon`` with ``match_rms_adamw``) or ``adamw``, for the matrices.
+        optimizer: ``muon`` (:class:`~arcsolve.training.muon.Muon`) or ``adamw``, for the matrices.
         latent_noise: standard deviation of noise on a task's latents, drawn for each presentation: variational latents
             of a fixed width, whose KL to N(0, I) is half their square.
         latent_kl: weight of that KL, in nats for each of a task's latent channels.
@@ -183,13 +183,15 @@ PRESETS = {
     "gpu": TrainConfig(
         network=NetworkConfig(latents=16, inner_steps=2, steps=2, halting=True),
         sides=_CPU.sides,
-        most=128,
-        muon_rate=1e-3,
-        adam_rate=1e-3,
-        # Of forty thousand updates every eighth visits a row.
+        # Batches of a third of this took an H200 nearly as long, since its host sets the pace (docs/LOG.md, 2026-11-27).
+        tokens=49_152,
+        most=384,
+        muon_rate=1.5e-3,
+        adam_rate=1.5e-3,
+        # A third of the updates visits a row.
         latent_rate=3e-3,
         generated_share=0.5,
-        reset=_CPU.reset,
+        reset=(1_000, 0.115),
         depth=((0.0, 1, 1), (0.25, 1, 2), (0.55, 2, 2)),
         decay=0.3,
         bf16=True,

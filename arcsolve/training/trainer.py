@@ -124,8 +124,8 @@ class Trainer:
         self.compiled = config.compile and can_compile(device)
         if self.compiled:
             torch._dynamo.config.recompile_limit = SHAPES
-            # A GPU's code for any canvas is about as fast as that for one, and Triton takes its time for each. On a
-            # CPU it would be slower.
+            # Triton takes half a minute, too long for each canvas of a short lease. On a CPU such code is a little
+            # slower, and long runs have the time (docs/LOG.md, 2026-11-27).
             self.network.any_canvas = device.type == "cuda"
             for module in self.network.modules():
                 if isinstance(module, Block):
