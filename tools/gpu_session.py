@@ -125,7 +125,9 @@ class Session:
         self.began = time.monotonic()
         self.options = options
         self.plan = Plan(options.check, options.trial, options.score)
-        self.device, config = choose_device(options.device), PRESETS[options.preset]
+        self.device, config = choose_device(options.device), replace(PRESETS[options.preset], graphs=options.graphs)
+        if options.tokens:
+            config = replace(config, tokens=options.tokens, most=max(1, options.tokens // 128))
         self.folder, self.results = options.run, options.results
         for made in (self.folder, self.results):
             made.mkdir(parents=True, exist_ok=True)
@@ -233,8 +235,9 @@ class Session:
         batch = trainer.draw(0.5)._replace(commit=None)
         inner, steps = trainer.depth
         normal = normal_from(torch.Generator(), torch.device("cpu"))
-        for losses in trainer.learn(batch):
-            fast = losses.nats.float().cpu()
+        for _ in range(3):  # with graphs, the third time is the first replay
+            for losses in trainer.learn(batch):
+                fast = losses.nats.float().cpu()
         home = Batch(*(None if tensor is None else tensor.cpu() for tensor in batch))
         network, rows = RecursiveNetwork(trainer.config.network), trainer.bank.rows.detach().cpu()
         network.load_state_dict(trainer.network.state_dict())
@@ -315,6 +318,8 @@ def main() -> None:
     for part in ("check", "trial", "score"):
         there.add_argument(f"--{part}", type=float, default=getattr(Plan, part), help=f"seconds of each {part}")
     there.add_argument("--preset", default="gpu")
+    there.add_argument("--tokens", type=int, help="tokens in a batch instead of the preset's")
+    there.add_argument("--graphs", action="store_true", help="replay forward and backward as CUDA graphs")
     there.add_argument("--device", default="auto")
     there.add_argument("--run", type=Path, default=Path("runs/gpu"), help="run folder on that machine")
     there.set_defaults(act=lambda options: Session(options).call())

@@ -2,8 +2,8 @@
 
     python tools/manifest.py weights/arcsolve.safetensors --score meta_dev=meta.json --score development=dev.json
 
-The ledger of earlier runs is kept; this run joins it, and those that it started from, unless they stand there. So does a
-run whose weights are not shipped: ``--tried WEIGHTS=META.json``, with its score on meta-dev.
+The ledger of earlier runs is kept; this run joins it, and those that it started from, unless they stand there. So does
+a run whose weights are not shipped: ``--tried WEIGHTS=META.json``, with its score on meta-dev.
 """
 
 from __future__ import annotations

@@ -26,13 +26,14 @@ Normal = Callable[[tuple[int, ...]], Tensor]
 class Losses(NamedTuple):
     """``total`` is what to minimise; ``nats`` [B], ``exact`` [B] and ``state`` are the last step's.
 
+    ``state`` is ``None`` where nobody can go on from it (:mod:`~arcsolve.training.graphs`).
     ``kl`` [B] is that of the learned noise in nats, summed over the steps; 0 without it, and where the prior drew it.
     """
 
     total: Tensor
     nats: Tensor
     exact: Tensor
-    state: State
+    state: State | None
     kl: Tensor
 
 

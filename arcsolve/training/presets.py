@@ -57,6 +57,7 @@ class TrainConfig:
         ema: decay of the averaged weights, per update.
         bf16: autocast to bfloat16 where the device multiplies matrices faster in it.
         compile: compile the blocks where that is possible.
+        graphs: on a single GPU, repeat forward and backward as CUDA graphs (:mod:`~arcsolve.training.graphs`).
         protocol: what the pairs make of the weights: ``per-task`` (the guard let them through), ``joint``
             (demonstrations of the tasks to be solved, on top of finished weights) or ``transductive``.
         seed: of initial weights and every draw.
@@ -94,6 +95,7 @@ class TrainConfig:
     ema: float = 0.999
     bf16: bool = False
     compile: bool = False
+    graphs: bool = False
     protocol: str = "per-task"
     seed: int = 0
 
@@ -109,6 +111,13 @@ class TrainConfig:
         """Whether a meta-adaptation cycle begins between these numbers of updates, at this share of the budget."""
         due = self.reset is not None and before // self.reset[0] < updates // self.reset[0]
         return due and progress < 1 - self.decay
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether graphs are asked for and possible: nothing by chance in the network, one update for each batch."""
+        network = self.network
+        chance = network.random_start or network.noise or network.noise_width or self.latent_noise
+        return self.graphs and not chance and not self.update_each_step
 
     def rate(self, progress: float) -> float:
         """Factor on the learning rates: linear warm-up, constant, linear to 0."""
@@ -183,7 +192,7 @@ PRESETS = {
     "gpu": TrainConfig(
         network=NetworkConfig(latents=16, inner_steps=2, steps=2, halting=True),
         sides=_CPU.sides,
-        # Batches of a third of this took an H200 nearly as long, since its host sets the pace (docs/LOG.md, 2026-11-27).
+        # Batches of a third of this took an H200 nearly as long: its host sets the pace (docs/LOG.md, 2026-11-27).
         tokens=49_152,
         most=384,
         muon_rate=1.5e-3,

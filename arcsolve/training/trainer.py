@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from arcsolve.network.weights import BANK, NETWORK, Weights, save_weights
 from arcsolve.network.widen import widen
 from arcsolve.training.beta import UNPAID, Beta
 from arcsolve.training.distributed import World
+from arcsolve.training.graphs import CudaRecorder, Graphs
 from arcsolve.training.guard import fingerprint
 from arcsolve.training.objective import Losses, Objective, normal_from
 from arcsolve.training.optimizer import Average, optimizers, set_rate
@@ -135,6 +136,10 @@ class Trainer:
             config.network.halting and not config.network.noise_width,
         )
 
+        self.graphs: Graphs | None = None
+        if config.repeatable and device.type == "cuda" and self.world.size == 1:
+            self.graphs = Graphs(self._run, self.tensors().values(), CudaRecorder())
+
     def _bank(self) -> TaskLatents:
         return TaskLatents(len(self.pack.ids), self.config.network)
 
@@ -207,17 +212,24 @@ class Trainer:
     def learn(self, batch: Batch) -> Iterator[Losses]:
         """Forward and backward; the gradients stand at every yield, where they are to be applied."""
         inner, steps = self.depth
+        if self.graphs is not None:
+            yield self.graphs(batch, steps, inner)
+            return
         rounds, each = (steps, 1) if self.config.update_each_step else (1, steps)
         state: State | None = None
-        normal = self.world.share_normal(normal_from(self.generator, self.device))
-        precision = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
         how = {"beta": self.kl_weight, "still": batch.commit is None, "nearest": self.nearest}
         for first in range(rounds):
-            with precision:
-                losses: Losses = self.objective(batch, each, inner, normal, state=state, first=first, **how)
-            losses.total.backward()  # type: ignore[no-untyped-call]
+            losses = self._run(batch, each, inner, state=state, first=first, **how)
             yield losses
             state = losses.state
+
+    def _run(self, batch: Batch, steps: int, inner_steps: int, **how: Any) -> Losses:
+        normal = self.world.share_normal(normal_from(self.generator, self.device))
+        precision = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+        with precision:
+            losses: Losses = self.objective(batch, steps, inner_steps, normal, **how)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        return losses
 
     def apply(self, progress: float) -> None:
         """One step of every optimizer on the gradients that stand, and of the averaged weights."""
@@ -226,7 +238,8 @@ class Trainer:
         set_rate(self.optimizers, self.slowed * self.config.rate(progress))
         for optimizer in self.optimizers:
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            if self.graphs is None:  # which keeps gradients in their place, and sets them to zero itself
+                optimizer.zero_grad(set_to_none=True)
         self.average.update(tensors, self.counters.updates)
         self.counters.updates += 1
 
