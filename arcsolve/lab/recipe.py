@@ -44,6 +44,7 @@ class Arm:
 
 
 _CAPPED = ((0.0, "identity"), (0.02, "dihedral"), (0.08, "pool"))
+_TWICE_THE_RATES = {"muon_rate": 2e-3, "adam_rate": 2e-3, "latent_rate": 2e-2}
 _TWO_STEPS = {"network": {"steps": 2}, "depth": ((0.0, 1, 2),)}
 
 ARMS = {
@@ -60,6 +61,9 @@ ARMS = {
     "adamw-3e-3": Arm("optimizer", {"optimizer": "adamw", "muon_rate": 3e-3}),
     "batch-8": Arm("batch", {"most": 8}, updates=2.0),
     "batch-32": Arm("batch", {"most": 32, "tokens": 4_000}, updates=0.5),
+    "batch-64": Arm("batch", {"most": 64, "tokens": 8_000}, updates=0.25),
+    "batch-64-rate-2": Arm("batch", {"most": 64, "tokens": 8_000, **_TWICE_THE_RATES}, updates=0.25),
+    "rate-2": Arm("batch", _TWICE_THE_RATES),
     "generated-0": Arm("generated", {"generated_share": 0.0}),
     "generated-60": Arm("generated", {"generated_share": 0.6}),
     "latents-4": Arm("latents", {"network": {"latents": 4}}),
