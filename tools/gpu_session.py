@@ -172,8 +172,8 @@ class Session:
             )
             self.say(json.dumps(self.facts["bench"]))
         if "rate" not in self.facts:
-            self.facts["trials"] = {str(rate): self.trial(rate) for rate in RATES} if self.plan.trial else {"1.0": 0.0}
-            self.facts["rate"] = float(min(self.facts["trials"], key=self.facts["trials"].get))
+            trials = {rate: self.trial(rate) for rate in RATES} if self.plan.trial else {}
+            self.facts |= {"trials": trials, "rate": min(trials, key=trials.__getitem__, default=1.0)}
         self.notes.write_text(json.dumps(self.facts))
         trainer = self.trainer(self.facts["rate"])
         if checkpoint.exists(self.folder):

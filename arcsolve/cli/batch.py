@@ -121,7 +121,8 @@ def _pool(
     from arcsolve.network.weights import load_weights, shipped_weights
 
     weights = load_weights(options["weights"] or shipped_weights())
-    make_settings(options, "cpu").noise_of(weights.config)  # before anything starts, see that the two go together
+    settings = make_settings(options, time_limit)
+    settings.noise_of(weights.config)  # before anything starts, see that the two go together
     with ExitStack() as stack:
         take_sigterm = stack.enter_context(sigterm_interrupts())
         pool: Pool
@@ -134,16 +135,16 @@ def _pool(
             pool = workers = RayPool(ray, spec, options["workers"])
             take_sigterm()
             stack.callback(pool.close)
-            kind = device = workers.device
+            kind = workers.device
         else:
             pool = processes = make_pool(weights, options)
             stack.callback(pool.close)
             slow = Ready("", "cpu", "no worker has started within the deadline")
-            backend, device, notice = processes.ready(deadline.left if deadline else None) or slow
+            backend, _, notice = processes.ready(deadline.left if deadline else None) or slow
             kind = "cuda" if "cuda" in backend else "cpu"
             if notice:
                 warn(notice)
-        yield pool, weights, f"{options['backend']}:{kind}", make_settings(options, device, time_limit)
+        yield pool, weights, f"{options['backend']}:{kind}", settings
 
 
 def _facts(

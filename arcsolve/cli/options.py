@@ -166,13 +166,13 @@ def make_solver(options: dict[str, Any], *, time_limit: float | None = None) -> 
     )
     if notice := getattr(solver.backend, "notice", None):
         warn(notice)
-    settings = make_settings(options, solver.device.type, time_limit)
+    settings = make_settings(options, time_limit)
     settings.noise_of(solver.weights.config)  # before hours of work, see that the two go together
     return solver, settings
 
 
-def make_settings(options: dict[str, Any], device: str, time_limit: float | None = None) -> Settings:
-    """The settings that the options describe, for a device of this type."""
+def make_settings(options: dict[str, Any], time_limit: float | None = None) -> Settings:
+    """The settings that the options describe."""
     from dataclasses import replace
 
     from arcsolve.inference.adaptation import AdaptSettings

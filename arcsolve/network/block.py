@@ -73,8 +73,8 @@ def grid_window(height: int, width: int, prefix: int, device: torch.device) -> T
 def convolve(z: Tensor, weight: Tensor, width: int, window: Tensor) -> Tensor:
     """A depthwise 3x3 convolution as nine shifted multiply-adds, [B, T, C] -> the same; 0 at the prefix.
 
-    A neighbour lies a fixed number of tokens away, so this needs no shape but the tokens': compiled, it is one kernel
-    for every canvas, where the library's own backward pass is slow on a GPU.
+    A neighbour lies a fixed number of tokens away, so this needs no shape but the tokens': compiled, it is the same
+    code for every canvas, which the library's own, with its images, is not.
 
     Args:
         weight: [C, 1, 3, 3].

@@ -189,9 +189,10 @@ PRESETS = {
         ema=0.9,
     ),
     "cpu": _CPU,
-    "gpu": TrainConfig(
+    "gpu": replace(
+        _CPU,
         network=NetworkConfig(latents=16, inner_steps=2, steps=2, halting=True),
-        sides=_CPU.sides,
+        max_side=30,
         # Batches of a third of this took an H200 nearly as long: its host sets the pace (docs/LOG.md, 2026-11-27).
         tokens=49_152,
         most=384,
@@ -199,12 +200,8 @@ PRESETS = {
         adam_rate=1.5e-3,
         # A third of the updates visits a row.
         latent_rate=3e-3,
-        generated_share=0.5,
         reset=(1_000, 0.115),
         depth=((0.0, 1, 1), (0.25, 1, 2), (0.55, 2, 2)),
-        decay=0.3,
-        bf16=True,
-        compile=True,
     ),
 }
 
