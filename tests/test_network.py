@@ -102,6 +102,29 @@ def test_blocks_for_any_canvas_are_compiled_once() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("shape", [(2, 3, 5), (3, 9, 7), (1, 1, 1)])
+def test_the_kernel_adds_neighbours_as_the_plain_code_does(shape: tuple[int, int, int]) -> None:
+    """Sums and both gradients, with channels and tokens that fill no tile."""
+    from arcsolve.network import neighbours, neighbours_kernel
+
+    count, height, width = shape
+    rng = torch.Generator().manual_seed(0)
+    window = neighbours.grid_window(height, width, 27, torch.device("cuda"))
+    found = []
+    for add in (neighbours.add_neighbours, neighbours_kernel.add_neighbours):
+        rng.manual_seed(0)
+        z, weight, gradient = (
+            torch.randn(size, generator=rng).cuda().requires_grad_()
+            for size in ((count, 27 + height * width, 70), (70, 1, 3, 3), (count, 27 + height * width, 70))
+        )
+        out = add(z, weight, width, window)
+        out.backward(gradient.detach())
+        found.append((out, z.grad, weight.grad))
+    for plain, kernel in zip(*found, strict=True):
+        torch.testing.assert_close(plain, kernel, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_learns_a_table_as_a_cpu_does() -> None:
     rng = torch.Generator().manual_seed(0)
     table, index = torch.randn(11, 8, generator=rng), torch.randint(11, (5, 7), generator=rng)

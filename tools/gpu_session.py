@@ -125,7 +125,8 @@ class Session:
         self.began = time.monotonic()
         self.options = options
         self.plan = Plan(options.check, options.trial, options.score)
-        self.device, config = choose_device(options.device), replace(PRESETS[options.preset], graphs=options.graphs)
+        self.device, config = choose_device(options.device), PRESETS[options.preset]
+        config = replace(config, graphs=options.graphs, kernels=options.kernels)
         if options.tokens:
             config = replace(config, tokens=options.tokens, most=max(1, options.tokens // 128))
         self.folder, self.results = options.run, options.results
@@ -222,32 +223,34 @@ class Session:
         if log.exists():
             shutil.copy(log, self.results)
 
-    def disagreement(self) -> float:
-        """Largest relative difference of a loss between this device, as it trains, and a CPU in float32."""
+    def disagreement(self) -> dict[str, float]:
+        """Largest relative difference to a CPU in float32, of a loss and of a tensor's gradient."""
         import torch
 
-        from arcsolve.network.recursion import RecursiveNetwork
-        from arcsolve.training.objective import normal_from, objective
-        from arcsolve.training.pairs import Batch
+        from arcsolve.training.objective import normal_from
+        from arcsolve.training.trainer import Trainer
 
         trainer = self.trainer(1.0)
         # Learned noise is left out: the two devices would not draw the same.
         batch = trainer.draw(0.5)._replace(commit=None)
         inner, steps = trainer.depth
-        normal = normal_from(torch.Generator(), torch.device("cpu"))
-        for _ in range(3):  # with graphs, the third time is the first replay
+        for _ in range(3 if trainer.graphs is not None else 1):  # with graphs, the third time is the first replay
             for losses in trainer.learn(batch):
                 fast = losses.nats.float().cpu()
-        home = Batch(*(None if tensor is None else tensor.cpu() for tensor in batch))
-        network, rows = RecursiveNetwork(trainer.config.network), trainer.bank.rows.detach().cpu()
-        network.load_state_dict(trainer.network.state_dict())
-        with torch.no_grad():
-            how = {"steps": steps, "inner_steps": inner, "normal": normal, "still": True}
-            exact = objective(network, rows[home.task], home, **how).nats
-        difference = float(((fast - exact).abs() / exact).max())
-        if not difference < 0.05:
-            raise SystemExit(f"the loss differs by {difference:.1%} from a CPU's in float32; nothing was trained")
-        self.say(f"largest relative difference of a loss to a CPU's in float32: {difference:.2%}")
+        found = {n: p.grad.float().cpu() for n, p in trainer.tensors().items() if p.grad is not None}
+        cpu = torch.device("cpu")
+        # Of the same seed, so the same network.
+        home = Trainer(replace(self.config, bf16=False, compile=False), self.pack, cpu, self.initial)
+        there = type(batch)(*(None if tensor is None else tensor.cpu() for tensor in batch))
+        exact = home.objective(there, steps, inner, normal_from(torch.Generator(), cpu), still=True)
+        exact.total.backward()
+        known = {n: p.grad for n, p in home.tensors().items() if p.grad is not None}
+        wrong = {n: float((found[n] - g).norm() / g.norm().clamp(min=1e-9)) for n, g in known.items()}
+        worst = max(wrong, key=wrong.__getitem__)
+        difference = {"loss": float(((fast - exact.nats).abs() / exact.nats).max()), "gradient": wrong[worst]}
+        if not (difference["loss"] < 0.05 and difference["gradient"] < 0.1):
+            raise SystemExit(f"not what a CPU finds in float32, nothing was trained: {difference}, {worst} the worst")
+        self.say(f"largest relative differences to a CPU in float32: {json.dumps(difference)}, {worst} the worst")
         return difference
 
     def trial(self, rate: float) -> float:
@@ -320,6 +323,7 @@ def main() -> None:
     there.add_argument("--preset", default="gpu")
     there.add_argument("--tokens", type=int, help="tokens in a batch instead of the preset's")
     there.add_argument("--graphs", action="store_true", help="replay forward and backward as CUDA graphs")
+    there.add_argument("--kernels", action="store_true", help="the convolution by Triton kernels")
     there.add_argument("--device", default="auto")
     there.add_argument("--run", type=Path, default=Path("runs/gpu"), help="run folder on that machine")
     there.set_defaults(act=lambda options: Session(options).call())

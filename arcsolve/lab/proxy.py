@@ -59,6 +59,13 @@ class Figure(NamedTuple):
     outputs: int
 
 
+FIT = (
+    "hint_share", "latent_noise", "latent_kl", "reset", "update_each_step",
+    "optimizer", "muon_rate", "adam_rate", "latent_rate", "most", "tokens",
+)  # fmt: skip
+"""What the fit to the meta-dev tasks takes from :data:`CONFIG`, whatever a run changes: else it would rank fits."""
+
+
 @dataclass(frozen=True, eq=False)
 class Proxy:
     """The data of the runs: pairs to train on, and the tasks behind the two figures."""
@@ -137,9 +144,8 @@ def measure(
     demonstrations = flatten(
         {t.id: [(p.input, p.output, False) for p in t.train if p.output is not None] for t in proxy.meta_dev}
     )
-    # What an arm changes for training's sake has no place in the fit that it is judged by.
-    plain = replace(config.at_full_ramps(), hint_share=0.0, latent_noise=0.0, latent_kl=0.0, reset=None)
-    adapting = replace(plain, warmup=0.0, decay=0.5, ema=0.98)
+    fit = {name: getattr(CONFIG, name) for name in FIT}
+    adapting = replace(config.at_full_ramps(), **fit, warmup=0.0, decay=0.5, ema=0.98)
     adapter = kind(adapting, demonstrations, CPU, trained)
     run(adapter, Budget(updates=adapt_updates))
     figures = {

@@ -44,7 +44,14 @@ class Arm:
 
 
 _CAPPED = ((0.0, "identity"), (0.02, "dihedral"), (0.08, "pool"))
-_TWICE_THE_RATES = {"muon_rate": 2e-3, "adam_rate": 2e-3, "latent_rate": 2e-2}
+_RATES = ("muon_rate", "adam_rate", "latent_rate")
+
+
+def _faster(factor: float, names: Sequence[str] = _RATES) -> dict[str, float]:
+    """These rates, so many times the base's."""
+    return {name: factor * getattr(CONFIG, name) for name in names}
+
+
 _TWO_STEPS = {"network": {"steps": 2}, "depth": ((0.0, 1, 2),)}
 
 ARMS = {
@@ -62,8 +69,15 @@ ARMS = {
     "batch-8": Arm("batch", {"most": 8}, updates=2.0),
     "batch-32": Arm("batch", {"most": 32, "tokens": 4_000}, updates=0.5),
     "batch-64": Arm("batch", {"most": 64, "tokens": 8_000}, updates=0.25),
-    "batch-64-rate-2": Arm("batch", {"most": 64, "tokens": 8_000, **_TWICE_THE_RATES}, updates=0.25),
-    "rate-2": Arm("batch", _TWICE_THE_RATES),
+    "batch-64-rate-2": Arm("batch", {"most": 64, "tokens": 8_000, **_faster(2)}, updates=0.25),
+    "batch-64-rate-4": Arm("batch", {"most": 64, "tokens": 8_000, **_faster(4)}, updates=0.25),
+    "batch-64-rate-8": Arm("batch", {"most": 64, "tokens": 8_000, **_faster(8)}, updates=0.25),
+    "rate-2": Arm("rates", _faster(2)),
+    "rate-4": Arm("rates", _faster(4)),
+    "rate-8": Arm("rates", _faster(8)),
+    "muon-rate-4": Arm("rates", _faster(4, ["muon_rate"])),
+    "adam-rate-4": Arm("rates", _faster(4, ["adam_rate"])),
+    "latent-rate-4": Arm("rates", _faster(4, ["latent_rate"])),
     "generated-0": Arm("generated", {"generated_share": 0.0}),
     "generated-60": Arm("generated", {"generated_share": 0.6}),
     "latents-4": Arm("latents", {"network": {"latents": 4}}),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsolve.network.config import MAX_POSITIONS, NetworkConfig
+from arcsolve.network.neighbours import add_neighbours
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -58,37 +59,6 @@ class Layout(NamedTuple):
     window: Tensor | None = None
 
 
-TAPS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
-"""Steps to the neighbours of a 3x3 convolution, in the order of its weights."""
-
-
-def grid_window(height: int, width: int, prefix: int, device: torch.device) -> Tensor:
-    """Which neighbours lie on the canvas, 0 or 1: [prefix + height * width, 9]; the prefix has none."""
-    rows = torch.arange(height, device=device)[:, None]
-    columns = torch.arange(width, device=device)[None, :]
-    on = [(0 <= rows + r) & (rows + r < height) & (0 <= columns + c) & (columns + c < width) for r, c in TAPS]
-    return F.pad(torch.stack(on, dim=-1).flatten(0, 1).float(), (0, 0, prefix, 0))
-
-
-def convolve(z: Tensor, weight: Tensor, width: int, window: Tensor) -> Tensor:
-    """A depthwise 3x3 convolution as nine shifted multiply-adds, [B, T, C] -> the same; 0 at the prefix.
-
-    A neighbour lies a fixed number of tokens away, so this needs no shape but the tokens': compiled, it is the same
-    code for every canvas, which the library's own, with its images, is not.
-
-    Args:
-        weight: [C, 1, 3, 3].
-        window: [T, 9], from :func:`grid_window`.
-    """
-    tokens = z.shape[1]
-    padded = F.pad(z, (0, 0, width + 1, width + 1))
-    total = torch.zeros((), device=z.device)
-    for tap, (row, column) in enumerate(TAPS):
-        at = (row + 1) * width + column + 1
-        total = total + padded[:, at : at + tokens].float() * (window[:, tap, None] * weight[:, 0, row + 1, column + 1])
-    return total.type_as(z)
-
-
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention (1706.03762), [B, heads, T, D] each -> the same."""
     if q.device.type == "cpu" and torch.is_grad_enabled():
@@ -133,6 +103,7 @@ class ConvSwiGLU(nn.Module):
         self.prefix = config.prefix
         self.gate_up = nn.Linear(config.width, 2 * config.hidden, bias=False)
         self.down = nn.Linear(config.hidden, config.width, bias=False)
+        self.add = add_neighbours  # or the kernel of the same name, where a trainer says so
         self.neighbours = None
         if config.convolution:
             self.neighbours = nn.Conv2d(config.hidden, config.hidden, 3, padding=1, groups=config.hidden, bias=False)
@@ -144,8 +115,7 @@ class ConvSwiGLU(nn.Module):
         if self.neighbours is None:
             return self.down(z)  # type: ignore[no-any-return]
         if layout.window is not None:
-            mixed: Tensor = self.down(z + convolve(z, self.neighbours.weight, layout.width, layout.window))
-            return mixed
+            return self.down(self.add(z, self.neighbours.weight, layout.width, layout.window))  # type: ignore[no-any-return]
         prefix, cells = z[:, : self.prefix], z[:, self.prefix :]
         # In this memory order the permuted view is already channels-last, which the convolution reads without a copy.
         image = cells.reshape(x.shape[0], layout.height, layout.width, -1).permute(0, 3, 1, 2)

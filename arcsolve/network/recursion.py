@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from arcsolve.arc.grid import COLOURS
 from arcsolve.canvas import CLASSES
-from arcsolve.network.block import Block, Layout, grid_angles, grid_window, rms_norm, rotary_table
+from arcsolve.network.block import Block, Layout, grid_angles, rms_norm, rotary_table
 from arcsolve.network.config import NetworkConfig
 from arcsolve.network.latents import StochasticTransition
+from arcsolve.network.neighbours import grid_window
 from arcsolve.views import DIHEDRALS
 
 

@@ -58,6 +58,8 @@ class TrainConfig:
         bf16: autocast to bfloat16 where the device multiplies matrices faster in it.
         compile: compile the blocks where that is possible.
         graphs: on a single GPU, repeat forward and backward as CUDA graphs (:mod:`~arcsolve.training.graphs`).
+        kernels: on a GPU with compiled blocks, the convolution by Triton kernels of its own
+            (:mod:`~arcsolve.network.neighbours_kernel`).
         protocol: what the pairs make of the weights: ``per-task`` (the guard let them through), ``joint``
             (demonstrations of the tasks to be solved, on top of finished weights) or ``transductive``.
         seed: of initial weights and every draw.
@@ -96,6 +98,7 @@ class TrainConfig:
     bf16: bool = False
     compile: bool = False
     graphs: bool = False
+    kernels: bool = False
     protocol: str = "per-task"
     seed: int = 0
 

@@ -128,9 +128,14 @@ class Trainer:
             # Triton takes half a minute, too long for each canvas of a short lease. On a CPU such code is a little
             # slower, and long runs have the time (docs/LOG.md, 2026-11-27).
             self.network.any_canvas = device.type == "cuda"
-            for module in self.network.modules():
-                if isinstance(module, Block):
-                    module.compile(dynamic=self.network.any_canvas)
+            blocks = [module for module in self.network.modules() if isinstance(module, Block)]
+            if config.kernels and self.network.any_canvas:
+                from arcsolve.network.neighbours_kernel import add_neighbours  # triton is only where there is a GPU
+
+                for block in blocks:
+                    block.mlp.add = add_neighbours
+            for block in blocks:
+                block.compile(dynamic=self.network.any_canvas)
         self.objective: nn.Module = self.world.wrap(
             Objective(self.network, self.bank, noise=config.latent_noise, kl=config.latent_kl),
             config.network.halting and not config.network.noise_width,

@@ -1,0 +1,37 @@
+"""A depthwise 3x3 convolution over the tokens of a canvas, the same code for every canvas."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TAPS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
+"""Steps to the neighbours of a 3x3 convolution, in the order of its weights."""
+
+
+def grid_window(height: int, width: int, prefix: int, device: torch.device) -> Tensor:
+    """Which neighbours lie on the canvas, 0 or 1: [prefix + height * width, 9]; the prefix has none."""
+    rows = torch.arange(height, device=device)[:, None]
+    columns = torch.arange(width, device=device)[None, :]
+    on = [(0 <= rows + r) & (rows + r < height) & (0 <= columns + c) & (columns + c < width) for r, c in TAPS]
+    return F.pad(torch.stack(on, dim=-1).flatten(0, 1).float(), (0, 0, prefix, 0))
+
+
+def add_neighbours(z: Tensor, weight: Tensor, width: int, window: Tensor) -> Tensor:
+    """Tokens plus a depthwise 3x3 convolution of them, as nine shifted multiply-adds, [B, T, C] -> the same.
+
+    A neighbour lies a fixed number of tokens away, so this needs no shape but the tokens': compiled, it is the same
+    code for every canvas, which the library's own, with its images, is not. The prefix stays as it is.
+
+    Args:
+        weight: [C, 1, 3, 3].
+        window: [T, 9], from :func:`grid_window`.
+    """
+    tokens = z.shape[1]
+    padded = F.pad(z, (0, 0, width + 1, width + 1))
+    total = z.float()
+    for tap, (row, column) in enumerate(TAPS):
+        at = (row + 1) * width + column + 1
+        total = total + padded[:, at : at + tokens].float() * (window[:, tap, None] * weight[:, 0, row + 1, column + 1])
+    return total.type_as(z)
