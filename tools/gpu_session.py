@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 MIB = 2**20
 MOST_SENT, MOST_FILE, MOST_FILES = 60 * MIB, 15 * MIB, 8
 PACK = "train.pack.gz"
-RATES = (0.5, 1.0, 2.0)
+RATES = (1.0, 2.0, 4.0)
 SCORES = {
     "meta-dev": ("--adapt-steps", "96", "--networks", "1", "--leave-one-out", "0"),
     "development": ("--views", "16", "--networks", "1"),

@@ -48,8 +48,9 @@ class Layout(NamedTuple):
     Attributes:
         cos, sin: of the rotary positions, each [T, head width / 2].
         height, width: of the canvas.
-        window: which of a token's 3x3 neighbours there are, 0 or 1, [T, 9]; for blocks that are compiled for all
-            canvases at once, and ``None`` for all others.
+        window: which of a token's 3x3 neighbours there are, a bit each, [T]
+            (:func:`~arcsolve.network.neighbours.grid_window`); for blocks that are compiled for all canvases at once,
+            and ``None`` for all others.
     """
 
     cos: Tensor

@@ -11,11 +11,14 @@ TAPS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 
 
 def grid_window(height: int, width: int, prefix: int, device: torch.device) -> Tensor:
-    """Which neighbours lie on the canvas, 0 or 1: [prefix + height * width, 9]; the prefix has none."""
+    """Which neighbours lie on the canvas, a bit for each of the taps: integers [prefix + height * width]."""
     rows = torch.arange(height, device=device)[:, None]
     columns = torch.arange(width, device=device)[None, :]
-    on = [(0 <= rows + r) & (rows + r < height) & (0 <= columns + c) & (columns + c < width) for r, c in TAPS]
-    return F.pad(torch.stack(on, dim=-1).flatten(0, 1).float(), (0, 0, prefix, 0))
+    bits = torch.zeros(height, width, dtype=torch.int32, device=device)
+    for tap, (r, c) in enumerate(TAPS):
+        on = (0 <= rows + r) & (rows + r < height) & (0 <= columns + c) & (columns + c < width)
+        bits += on.int() << tap
+    return F.pad(bits.flatten(), (prefix, 0))
 
 
 def add_neighbours(z: Tensor, weight: Tensor, width: int, window: Tensor) -> Tensor:
@@ -26,12 +29,13 @@ def add_neighbours(z: Tensor, weight: Tensor, width: int, window: Tensor) -> Ten
 
     Args:
         weight: [C, 1, 3, 3].
-        window: [T, 9], from :func:`grid_window`.
+        window: [T], from :func:`grid_window`.
     """
     tokens = z.shape[1]
     padded = F.pad(z, (0, 0, width + 1, width + 1))
     total = z.float()
     for tap, (row, column) in enumerate(TAPS):
         at = (row + 1) * width + column + 1
-        total = total + padded[:, at : at + tokens].float() * (window[:, tap, None] * weight[:, 0, row + 1, column + 1])
+        on = (window >> tap & 1)[:, None]
+        total = total + padded[:, at : at + tokens].float() * (on * weight[:, 0, row + 1, column + 1])
     return total.type_as(z)

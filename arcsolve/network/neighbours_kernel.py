@@ -32,8 +32,9 @@ def _add(
     tile = token[:, None] * channels + channel[None, :]
     inside = (token < tokens)[:, None] & there[None, :]
     total = tl.load(z_at + tile, mask=inside, other=0.0).to(tl.float32)
+    window = tl.load(window_at + token, mask=token < tokens, other=0)
     for tap in tl.static_range(9):
-        on = tl.load(window_at + token * 9 + tap, mask=token < tokens, other=0.0) > 0
+        on = (window >> tap) & 1 > 0
         away = ((tap // 3 - 1) * width + tap % 3 - 1) * channels
         value = tl.load(z_at + tile + away, mask=on[:, None] & there[None, :], other=0.0).to(tl.float32)
         total += value * tl.load(weight_at + tap * channels + channel, mask=there, other=0.0).to(tl.float32)[None, :]
@@ -59,12 +60,12 @@ def _weight_gradient(
         tile = start + token[:, None] * channels + channel[None, :]
         inside = token < tokens
         gradient = tl.load(gradient_at + tile, mask=inside[:, None] & there, other=0.0).to(tl.float32)
-        seen = window_at + token * 9 + row * 3
-        on = (tl.load(seen, mask=inside, other=0.0) > 0)[:, None] & there
+        window = tl.load(window_at + token, mask=inside, other=0) >> (3 * row)
+        on = (window & 1 > 0)[:, None] & there
         left += gradient * tl.load(z_at + tile + above - channels, mask=on, other=0.0).to(tl.float32)
-        on = (tl.load(seen + 1, mask=inside, other=0.0) > 0)[:, None] & there
+        on = (window & 2 > 0)[:, None] & there
         middle += gradient * tl.load(z_at + tile + above, mask=on, other=0.0).to(tl.float32)
-        on = (tl.load(seen + 2, mask=inside, other=0.0) > 0)[:, None] & there
+        on = (window & 4 > 0)[:, None] & there
         right += gradient * tl.load(z_at + tile + above + channels, mask=on, other=0.0).to(tl.float32)
     at = out_at + (tl.program_id(1) * channels + channel) * 9 + row * 3
     tl.store(at, tl.sum(left, 0), mask=channel < channels)
