@@ -48,7 +48,10 @@ class Muon(torch.optim.Muon):
             if not params:
                 continue
             grads = [p.grad for p in params]
-            buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
+            for p in params:
+                if not self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            buffers = [self.state[p]["momentum_buffer"] for p in params]
             torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
             moves = dict(zip(params, torch._foreach_lerp(grads, buffers, group["momentum"]), strict=True))
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
