@@ -28,7 +28,7 @@ lab.add_command(width)
 
 
 @lab.command(
-    help="Train a small network on forty small tasks with one change at a time to the recipe (ARMS; default: all), and "
+    help="Train a small network on some small tasks with one change at a time to the recipe (ARMS; default: all), and "
     "compare what it knows of outputs that it never saw. Hours on one core for all arms and three seeds; results are "
     "kept as they come, and the same command goes on where it was stopped."
 )
@@ -43,6 +43,7 @@ lab.add_command(width)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Results, a JSON line a run.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each arm.")
 @click.option("--updates", type=click.IntRange(1), help="Updates of a run (default: 1200).")
+@click.option("--tasks", type=click.IntRange(1), default=40, show_default=True, help="Tasks to train on.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object.")
 @color_option
@@ -52,6 +53,7 @@ def recipe(
     output: Path | None,
     seeds: int,
     updates: int | None,
+    tasks: int,
     threads: int,
     as_json: bool,
     consoles: Consoles,
@@ -68,7 +70,7 @@ def recipe(
     if output is not None:
         check_folder(output)
     torch.set_num_threads(threads)
-    data = Proxy.of(Pack.load(pack_path))
+    data = Proxy.of(Pack.load(pack_path), tasks)
     count = updates or UPDATES
     done = suite.read(output, data.pack.hash, count) if output is not None else []
     left = len([one for one in runs if one not in {(row["arm"], row["seed"]) for row in done}])

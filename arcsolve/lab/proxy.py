@@ -1,7 +1,7 @@
 """A training run small enough to be repeated many times, and what it is measured by.
 
-Forty small training tasks stand for all of them. Two figures say what a run is worth, both in nats a cell of outputs
-that it never saw, since shares of right answers are far too noisy at this size: of the tasks' own test pairs
+Forty small training tasks, or more, stand for all of them. Two figures say what a run is worth, both in nats a cell of
+outputs that it never saw, since shares of right answers are far too noisy at this size: of the tasks' own test pairs
 (development), and of the small meta-dev tasks after a short joint adaptation to their demonstrations (meta-dev).
 """
 
@@ -64,6 +64,8 @@ FIT = (
     "optimizer", "muon_rate", "adam_rate", "latent_rate", "most", "tokens",
 )  # fmt: skip
 """What the fit to the meta-dev tasks takes from :data:`CONFIG`, whatever a run changes: else it would rank fits."""
+FIT_RATES = (1.0, 2.0, 4.0)
+"""Factors on the rates of :data:`CONFIG` that fits are tried with: weights are best fitted at rates of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +77,8 @@ class Proxy:
     meta_dev: tuple[Task, ...]
 
     @classmethod
-    def of(cls, pack: Pack) -> Proxy:
-        """Choose from a data pack: every n-th of the tasks whose official pairs are all small.
+    def of(cls, pack: Pack, tasks: int = TASKS) -> Proxy:
+        """Choose from a data pack: every n-th of the tasks whose official pairs are all small, so many of them.
 
         Raises:
             ArcsolveError: the pack has too few such tasks.
@@ -85,9 +87,9 @@ class Proxy:
         official = ~pack.generated
         large = set(pack.task[official & (pack.sizes > MAX_SIDE).any(axis=1)].tolist())
         small = [i for i in np.unique(pack.task[official]) if i not in large and _small(known.get(pack.ids[i]))]
-        if len(small) < TASKS:
-            raise ArcsolveError(f"the proxy needs {TASKS} tasks within {MAX_SIDE} x {MAX_SIDE}; this has {len(small)}")
-        chosen = [small[k * len(small) // TASKS] for k in range(TASKS)]
+        if len(small) < tasks:
+            raise ArcsolveError(f"the proxy needs {tasks} tasks within {MAX_SIDE} x {MAX_SIDE}; this has {len(small)}")
+        chosen = [small[k * len(small) // tasks] for k in range(tasks)]
         kept = pack.select(np.isin(pack.task, chosen) & (pack.sizes <= MAX_SIDE).all(axis=1))
         held_out = [known[name] for name in split("meta_dev") if _small(known[name])]
         return cls(kept, tuple(known[name] for name in kept.ids), tuple(held_out))
@@ -133,7 +135,8 @@ def measure(
 
     Returns:
         ``updates``, ``presentations``, ``flop``, ``seconds``, ``train_nats`` and ``train_exact`` (of the last hundred
-        updates) and, for ``development`` and ``meta_dev``, ``_nats``, ``_exact`` and ``_outputs``.
+        updates) and, for ``development`` and ``meta_dev``, ``_nats``, ``_exact`` and ``_outputs``; of the fits to the
+        meta-dev tasks the best, whose rates ``meta_dev_rate`` tells.
     """
     torch._dynamo.reset()  # what earlier runs compiled would count against its limit of compiled shapes
     kind = ViewRows if view_rows else Trainer
@@ -144,18 +147,24 @@ def measure(
     demonstrations = flatten(
         {t.id: [(p.input, p.output, False) for p in t.train if p.output is not None] for t in proxy.meta_dev}
     )
-    fit = {name: getattr(CONFIG, name) for name in FIT}
-    adapting = replace(config.at_full_ramps(), **fit, warmup=0.0, decay=0.5, ema=0.98)
-    adapter = kind(adapting, demonstrations, CPU, trained)
-    run(adapter, Budget(updates=adapt_updates))
-    figures = {
-        "development": held_out(trainer, proxy.development),
-        "meta_dev": held_out(adapter, proxy.meta_dev),
-    }
+    adapting = replace(
+        config.at_full_ramps(),
+        **{name: getattr(CONFIG, name) for name in FIT},
+        warmup=0.0,
+        decay=0.5,
+        ema=0.98,
+    )
+    fits = {}
+    for factor in FIT_RATES:
+        adapter = kind(adapting.with_rates(factor), demonstrations, CPU, trained)
+        run(adapter, Budget(updates=adapt_updates))
+        fits[factor] = held_out(adapter, proxy.meta_dev)
+    best = min(fits, key=lambda factor: fits[factor].nats)
+    figures = {"development": held_out(trainer, proxy.development), "meta_dev": fits[best]}
     flat = {f"{name}_{key}": value for name, figure in figures.items() for key, value in figure._asdict().items()}
     counters = asdict(trainer.counters)
     kept = {key: counters[key] for key in ("updates", "presentations", "flop", "seconds")}
-    return {**kept, "train_nats": row["nats"], "train_exact": row["exact"], **flat}
+    return {**kept, "train_nats": row["nats"], "train_exact": row["exact"], **flat, "meta_dev_rate": best}
 
 
 def snapshot(trainer: Trainer, tasks: int) -> Weights:

@@ -75,6 +75,7 @@ ARMS = {
     "rate-2": Arm("rates", _faster(2)),
     "rate-4": Arm("rates", _faster(4)),
     "rate-8": Arm("rates", _faster(8)),
+    "muon-rate-3-others-2": Arm("rates", {**_faster(2), **_faster(3, ["muon_rate"])}),
     "muon-rate-4": Arm("rates", _faster(4, ["muon_rate"])),
     "adam-rate-4": Arm("rates", _faster(4, ["adam_rate"])),
     "latent-rate-4": Arm("rates", _faster(4, ["latent_rate"])),
@@ -115,6 +116,7 @@ def read(path: Path, data: str, updates: int) -> list[dict[str, Any]]:
     for number, line in enumerate(whole_lines(path), 1):
         try:
             row = json.loads(line)
+            row["meta_dev_rate"]  # before there was a choice of rates, other fits were compared
             if (row["data_sha256"], row["base_updates"]) != (data, updates):
                 raise ArcsolveError(f"{path}: line {number}: made with other data or updates; choose another file")
         except (ValueError, KeyError, TypeError) as error:
