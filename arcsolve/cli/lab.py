@@ -43,7 +43,7 @@ lab.add_command(width)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Results, a JSON line a run.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each arm.")
 @click.option("--updates", type=click.IntRange(1), help="Updates of a run (default: 1200).")
-@click.option("--tasks", type=click.IntRange(1), default=40, show_default=True, help="Tasks to train on.")
+@click.option("--tasks", type=click.IntRange(1), help="Tasks to train on (default: 40).")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object.")
 @color_option
@@ -53,7 +53,7 @@ def recipe(
     output: Path | None,
     seeds: int,
     updates: int | None,
-    tasks: int,
+    tasks: int | None,
     threads: int,
     as_json: bool,
     consoles: Consoles,
@@ -63,14 +63,14 @@ def recipe(
     from arcsolve.files import check_folder
     from arcsolve.inference.results import append
     from arcsolve.lab import recipe as suite
-    from arcsolve.lab.proxy import UPDATES, Proxy
+    from arcsolve.lab.proxy import TASKS, UPDATES, Proxy
     from arcsolve.training.pack import Pack
 
     runs = suite.plan(arms, seeds)
     if output is not None:
         check_folder(output)
     torch.set_num_threads(threads)
-    data = Proxy.of(Pack.load(pack_path), tasks)
+    data = Proxy.of(Pack.load(pack_path), tasks or TASKS)
     count = updates or UPDATES
     done = suite.read(output, data.pack.hash, count) if output is not None else []
     left = len([one for one in runs if one not in {(row["arm"], row["seed"]) for row in done}])

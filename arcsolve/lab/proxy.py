@@ -29,7 +29,7 @@ from arcsolve.training.loop import Budget, run
 from arcsolve.training.objective import normal_from, objective
 from arcsolve.training.pack import Pack, flatten
 from arcsolve.training.pairs import PairStore, ViewDraw
-from arcsolve.training.presets import TrainConfig
+from arcsolve.training.presets import RATES, TrainConfig
 from arcsolve.training.trainer import Trainer
 from arcsolve.views import DIHEDRALS
 
@@ -50,6 +50,13 @@ CONFIG = TrainConfig(
     compile=True,
 )
 
+FIT = (
+    "hint_share", "latent_noise", "latent_kl", "reset", "update_each_step", "optimizer", "most", "tokens", *RATES,
+)  # fmt: skip
+"""What the fit to the meta-dev tasks takes from :data:`CONFIG`, whatever a run changes: else it would rank fits."""
+FIT_RATES = (1.0, 2.0, 4.0)
+"""Factors on the rates of :data:`CONFIG` that fits are tried with: weights are best fitted at rates of their own."""
+
 
 class Figure(NamedTuple):
     """Mean over held-out outputs in 8 symmetries: nats a cell, share of grids right in every cell, and outputs."""
@@ -57,15 +64,6 @@ class Figure(NamedTuple):
     nats: float
     exact: float
     outputs: int
-
-
-FIT = (
-    "hint_share", "latent_noise", "latent_kl", "reset", "update_each_step",
-    "optimizer", "muon_rate", "adam_rate", "latent_rate", "most", "tokens",
-)  # fmt: skip
-"""What the fit to the meta-dev tasks takes from :data:`CONFIG`, whatever a run changes: else it would rank fits."""
-FIT_RATES = (1.0, 2.0, 4.0)
-"""Factors on the rates of :data:`CONFIG` that fits are tried with: weights are best fitted at rates of their own."""
 
 
 @dataclass(frozen=True, eq=False)

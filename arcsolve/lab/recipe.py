@@ -13,7 +13,7 @@ from arcsolve.errors import ArcsolveError, FormatError
 from arcsolve.inference.results import whole_lines
 from arcsolve.lab import proxy
 from arcsolve.lab.proxy import CONFIG, UPDATES, Proxy, measure
-from arcsolve.training.presets import TrainConfig
+from arcsolve.training.presets import RATES, TrainConfig
 
 BASE = "base"
 
@@ -44,10 +44,10 @@ class Arm:
 
 
 _CAPPED = ((0.0, "identity"), (0.02, "dihedral"), (0.08, "pool"))
-_RATES = ("muon_rate", "adam_rate", "latent_rate")
+_BATCH_64 = {"most": 64, "tokens": 8_000}
 
 
-def _faster(factor: float, names: Sequence[str] = _RATES) -> dict[str, float]:
+def _faster(factor: float, names: Sequence[str] = RATES) -> dict[str, float]:
     """These rates, so many times the base's."""
     return {name: factor * getattr(CONFIG, name) for name in names}
 
@@ -68,10 +68,10 @@ ARMS = {
     "adamw-3e-3": Arm("optimizer", {"optimizer": "adamw", "muon_rate": 3e-3}),
     "batch-8": Arm("batch", {"most": 8}, updates=2.0),
     "batch-32": Arm("batch", {"most": 32, "tokens": 4_000}, updates=0.5),
-    "batch-64": Arm("batch", {"most": 64, "tokens": 8_000}, updates=0.25),
-    "batch-64-rate-2": Arm("batch", {"most": 64, "tokens": 8_000, **_faster(2)}, updates=0.25),
-    "batch-64-rate-4": Arm("batch", {"most": 64, "tokens": 8_000, **_faster(4)}, updates=0.25),
-    "batch-64-rate-8": Arm("batch", {"most": 64, "tokens": 8_000, **_faster(8)}, updates=0.25),
+    "batch-64": Arm("batch", _BATCH_64, updates=0.25),
+    "batch-64-rate-2": Arm("batch", {**_BATCH_64, **_faster(2)}, updates=0.25),
+    "batch-64-rate-4": Arm("batch", {**_BATCH_64, **_faster(4)}, updates=0.25),
+    "batch-64-rate-8": Arm("batch", {**_BATCH_64, **_faster(8)}, updates=0.25),
     "rate-2": Arm("rates", _faster(2)),
     "rate-4": Arm("rates", _faster(4)),
     "rate-8": Arm("rates", _faster(8)),

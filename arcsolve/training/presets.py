@@ -8,6 +8,9 @@ from typing import Any
 from arcsolve.errors import ArcsolveError
 from arcsolve.network.config import NetworkConfig
 
+RATES = ("muon_rate", "adam_rate", "latent_rate")
+"""The learning rates of a run, fields of :class:`TrainConfig`."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -130,8 +133,7 @@ class TrainConfig:
 
     def with_rates(self, factor: float) -> TrainConfig:
         """The same run with every learning rate times ``factor``."""
-        names = ("muon_rate", "adam_rate", "latent_rate")
-        return replace(self, **{name: factor * getattr(self, name) for name in names})
+        return replace(self, **{name: factor * getattr(self, name) for name in RATES})
 
     def with_width(self, width: int) -> TrainConfig:
         """The same run with another width: heads keep theirs, and their number and the hidden units go with it.
