@@ -7,6 +7,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -83,3 +84,34 @@ def test_the_pack_travels_compressed(pack_file: Path, tmp_path: Path, capsys: py
     session.prepare(tmp_path / "carry", pack_file)
     assert gzip.decompress((tmp_path / "carry" / session.PACK).read_bytes()) == pack_file.read_bytes()
     assert "12 pairs of 4 tasks" in capsys.readouterr().out
+
+
+def test_what_fails_the_check_is_left_out_and_the_call_begins_again(
+    pack_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No GPU has run them yet, and a lease is too short to come back and think."""
+    session.prepare(tmp_path / "carry", pack_file)
+    tried, left = [], []
+
+    def check(self: Any) -> NoReturn:
+        tried.append((self.config.kernels, self.config.graphs))
+        left.append(self.options.left)
+        raise RuntimeError(f"attempt {len(tried)}")
+
+    def start(program: str, arguments: list[str]) -> None:
+        monkeypatch.setattr(sys, "argv", arguments[1:])
+        session.main()
+
+    monkeypatch.setattr(session.Session, "disagreement", check)
+    monkeypatch.setattr("os.execv", start)
+    folders = ["--results", str(tmp_path / "back"), "--run", str(tmp_path / "run")]
+    call = ["call", str(tmp_path / "carry"), "--left", "900", "--preset", "tiny", "--device", "cpu", *folders]
+    monkeypatch.setattr(sys, "argv", [str(PATH), *call, "--graphs", "--kernels"])
+    with pytest.raises(SystemExit, match="nothing was trained: attempt 3"):
+        session.main()
+    assert tried == [(True, True), (False, True), (False, False)]
+    assert 900 == left[0] > left[1] > left[2]
+    said = capsys.readouterr().out
+    assert "without kernels: attempt 1" in said and "without graphs: attempt 2" in said
+    # A later call knows it, and so does whoever reads the plan.
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["without"]["graphs"] == "attempt 2"

@@ -29,10 +29,12 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from arcsolve.errors import ArcsolveError  # noqa: E402
 
 MIB = 2**20
 MOST_SENT, MOST_FILE, MOST_FILES = 60 * MIB, 15 * MIB, 8
@@ -43,6 +45,8 @@ SCORES = {
     "development": ("--views", "16", "--networks", "1"),
 }
 WORKERS = "12"
+PARTS = ("kernels", "graphs")
+"""Settings that a check may find wrong on a device, the most doubtful first: the call does without them then."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class Session:
 
     def __init__(self, options: argparse.Namespace) -> None:
         from arcsolve.network.device import choose_device
+        from arcsolve.network.weights import load_weights
         from arcsolve.training.pack import Pack
         from arcsolve.training.presets import PRESETS
 
@@ -126,7 +131,6 @@ class Session:
         self.options = options
         self.plan = Plan(options.check, options.trial, options.score)
         self.device, config = choose_device(options.device), PRESETS[options.preset]
-        config = replace(config, graphs=options.graphs, kernels=options.kernels)
         if options.tokens:
             config = replace(config, tokens=options.tokens, most=max(1, options.tokens // 128))
         self.folder, self.results = options.run, options.results
@@ -137,20 +141,15 @@ class Session:
             with gzip.open(options.carry / PACK) as source:
                 unpacked.write_bytes(source.read())
         self.pack = Pack.load(unpacked)
-        self.initial, self.config = self._start(options.start, config)
         self.notes = self.folder / "plan.json"
         self.facts: dict[str, Any] = json.loads(self.notes.read_text()) if self.notes.exists() else {}
-
-    @staticmethod
-    def _start(path: Path | None, config: Any) -> tuple[Any, Any]:
-        """The weights to start from, and the settings for them."""
-        from arcsolve.network.weights import load_weights
-
-        if path is None:
-            return None, config
-        loaded = load_weights(path)
-        config = replace(config, network=replace(config.network, noise_width=loaded.config.noise_width))
-        return loaded, config.at_full_views()
+        self.parts = [part for part in PARTS if getattr(options, part) and part not in self.facts.get("without", ())]
+        config = replace(config, **dict.fromkeys(self.parts, True))
+        self.initial = load_weights(options.start) if options.start else None
+        if self.initial:
+            network = replace(config.network, noise_width=self.initial.config.noise_width)
+            config = replace(config, network=network).at_full_views()
+        self.config = config
 
     def say(self, line: str) -> None:
         print(f"[{time.monotonic() - self.began:5.0f} s] {line}", flush=True)
@@ -167,10 +166,13 @@ class Session:
         from arcsolve.training.loop import Budget, run
 
         if "bench" not in self.facts and self.plan.check:
-            self.facts["disagreement"] = self.disagreement()
-            self.facts["bench"] = bench_train(
-                self.options.preset, self.config, self.pack, self.device, seconds=self.plan.check, report=self.say
-            )
+            try:
+                self.facts["disagreement"] = self.disagreement()
+                self.facts["bench"] = bench_train(
+                    self.options.preset, self.config, self.pack, self.device, seconds=self.plan.check, report=self.say
+                )
+            except Exception as error:  # whatever a kernel or a recording may raise
+                self.without_a_part(error)
             self.say(json.dumps(self.facts["bench"]))
         if "rate" not in self.facts:
             trials = {rate: self.trial(rate) for rate in RATES} if self.plan.trial else {}
@@ -239,8 +241,7 @@ class Session:
                 fast = losses.nats.float().cpu()
         found = {n: p.grad.float().cpu() for n, p in trainer.tensors().items() if p.grad is not None}
         cpu = torch.device("cpu")
-        # Of the same seed, so the same network.
-        home = Trainer(replace(self.config, bf16=False, compile=False), self.pack, cpu, self.initial)
+        home = Trainer(replace(self.config, bf16=False, compile=False), self.pack, cpu, self.initial)  # same seed
         there = type(batch)(*(None if tensor is None else tensor.cpu() for tensor in batch))
         exact = home.objective(there, steps, inner, normal_from(torch.Generator(), cpu), still=True)
         exact.total.backward()
@@ -249,9 +250,20 @@ class Session:
         worst = list(wrong)[int(torch.tensor(list(wrong.values())).argmax())]  # unlike max, it finds what is no number
         difference = {"loss": float(((fast - exact.nats).abs() / exact.nats).max()), "gradient": wrong[worst]}
         if not (difference["loss"] < 0.05 and difference["gradient"] < 0.1):
-            raise SystemExit(f"not what a CPU finds in float32, nothing was trained: {difference}, {worst} the worst")
+            raise ArcsolveError(f"not what a CPU finds in float32, {worst} the worst: {difference}")
         self.say(f"largest relative differences to a CPU in float32: {json.dumps(difference)}, {worst} the worst")
         return difference
+
+    def without_a_part(self, error: Exception) -> NoReturn:
+        """Begin the call again without the first of the parts that may be left out, or stop where none is left."""
+        if not self.parts:
+            raise SystemExit(f"the check failed, nothing was trained: {error}") from error
+        self.say(f"the check failed, once more without {self.parts[0]}: {error}")
+        self.facts.setdefault("without", {})[self.parts[0]] = str(error)
+        self.notes.write_text(json.dumps(self.facts))
+        times = [f"--{n}={getattr(self.options, n) - time.monotonic() + self.began}" for n in ("left", "seconds")]
+        # In a new process, since a recording or a kernel that failed may leave the device unusable to this one.
+        os.execv(sys.executable, [sys.executable, *sys.argv, *times])
 
     def trial(self, rate: float) -> float:
         """Nats at the end of a short run: constant rates, since the question is which learns fastest."""
@@ -294,12 +306,11 @@ def evaluate(
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             found = None
-    last = (folder / f"{figure}.said").read_text().splitlines()[-1:]
     if found is None or found.returncode:
         # The tasks that were solved; not beside a finished score, since few files come back.
         if (solved := run / "results.jsonl").exists():
             shutil.copy(solved, results / f"{figure}.jsonl")
-        return {"figure": figure, "unfinished": last}
+        return {"figure": figure, "unfinished": (folder / f"{figure}.said").read_text().splitlines()[-1:]}
     (results / f"{figure}.json").write_bytes(found.stdout)
     value = json.loads(found.stdout)
     return {name: value[name] for name in ("figure", "pass_at_1", "pass_at_2", "oracle", "seconds_per_task")}
