@@ -327,7 +327,9 @@ def test_a_task_from_training_is_recognised_by_content(solver: Solver, weights: 
     assert not solver.seen(load_task(PUZZLE))
 
 
-@pytest.mark.parametrize("switches", [{"copy": True, "hints": True, "convolution": False}, {"told": False}])
+@pytest.mark.parametrize(
+    "switches", [{"copy": True, "hints": True, "turns": True, "convolution": False}, {"told": False}]
+)
 def test_networks_with_other_switches_are_exported_and_solve(switches: dict[str, bool], tmp_path: Path) -> None:
     """What training alone uses has no place in the graph, and must not be handed to it after adaptation."""
     tiny = PRESETS["tiny"]

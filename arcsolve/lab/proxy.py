@@ -51,7 +51,8 @@ CONFIG = TrainConfig(
 )
 
 FIT = (
-    "hint_share", "latent_noise", "latent_kl", "reset", "update_each_step", "optimizer", "most", "tokens", *RATES,
+    "hint_share", "turned_share", "latent_noise", "latent_kl", "reset", "update_each_step", "optimizer", "most",
+    "tokens", *RATES,
 )  # fmt: skip
 """What the fit to the meta-dev tasks takes from :data:`CONFIG`, whatever a run changes: else it would rank fits."""
 FIT_RATES = (1.0, 2.0, 4.0)

@@ -88,6 +88,7 @@ ARMS = {
     "latent-noise-1": Arm("latents as distributions", {"latent_noise": 1.0, "latent_kl": 1e-3}),
     "reset": Arm("meta-adaptation", {"reset": (60, 0.1)}),
     "hints": Arm("hints", {"network": {"hints": True}, "hint_share": 0.3}),
+    "turned": Arm("turned outputs", {"network": {"turns": True}, "turned_share": 0.35}),
 }
 
 FIGURES = ("train_nats", "development_nats", "development_exact", "meta_dev_nats", "meta_dev_exact")

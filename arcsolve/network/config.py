@@ -31,6 +31,7 @@ class NetworkConfig:
         convolution: whether the SwiGLU's hidden channels see their 3x3 neighbours.
         copy: whether the decoder also reads the input tokens, by one learned factor that starts at 0.
         hints: whether training may show part of the output beside the input (DIS, 2511.16886); never at inference.
+        turns: whether training may ask for the output turned, by latents added to a task's own; never at inference.
     """
 
     width: int = 512
@@ -48,6 +49,7 @@ class NetworkConfig:
     convolution: bool = True
     copy: bool = False
     hints: bool = False
+    turns: bool = False
 
     @property
     def prefix(self) -> int:
@@ -102,7 +104,7 @@ class NetworkConfig:
             raise FormatError(f"{where}: network settings noise and noise_width are both set, expected one of them")
         if isinstance(config.noise, bool) or not isinstance(config.noise, int | float) or not config.noise >= 0:
             raise FormatError(f"{where}: network setting noise is {config.noise!r}, expected 0 or more")
-        switches = ("random_start", "halting", "told", "convolution", "copy", "hints")
+        switches = ("random_start", "halting", "told", "convolution", "copy", "hints", "turns")
         if odd := [name for name in switches if not isinstance(getattr(config, name), bool)]:
             raise FormatError(
                 f"{where}: network setting {odd[0]} is {getattr(config, odd[0])!r}, expected true or false"

@@ -84,12 +84,14 @@ class RecursiveNetwork(nn.Module):
         # Whether the blocks are compiled for all canvases at once, as the trainer does on a GPU.
         self.any_canvas = False
         self.layouts: dict[tuple[int, int], Layout] = {}
-        # Last, so that equal seeds give equal networks with and without it.
+        # What follows comes last, so that equal seeds give equal networks with and without it.
         self.transition = None
         if config.noise_width:
             self.transition = StochasticTransition(config)
             _initialise(self.transition)
             self.transition.reset()
+        # Of the size of a task's latents from the start, since no presentation of a task as it is has them.
+        self.turn = nn.Parameter(torch.randn(DIHEDRALS - 1, config.latents, width)) if config.turns else None
 
     def embed(
         self,
@@ -98,6 +100,7 @@ class RecursiveNetwork(nn.Module):
         colours: Tensor,
         latents: Tensor,
         hint: tuple[Tensor, Tensor] | None = None,
+        turned: Tensor | None = None,
     ) -> Tensor:
         """The input tokens ``x``.
 
@@ -108,6 +111,8 @@ class RecursiveNetwork(nn.Module):
             latents: [B, P, C], the task's latents.
             hint: the output's classes, integers [B, H, W], and where they are shown, booleans [B, H, W]; training only,
                 and only with ``config.hints``.
+            turned: integers [B], the symmetry in which the output is asked for, beside the view's; training only, and
+                only with ``config.turns``.
 
         Returns:
             [B, P + 11 + H * W, C].
@@ -115,6 +120,9 @@ class RecursiveNetwork(nn.Module):
         if not self.config.told:
             dihedral = torch.zeros_like(dihedral)
             colours = torch.arange(COLOURS, device=colours.device).expand_as(colours)
+        if turned is not None and self.turn is not None:
+            wanted = torch.cat([torch.zeros_like(self.turn[:1]), self.turn]).flatten(1)
+            latents = latents + look_up(wanted, turned).view_as(latents)
         roles = look_up(self.colour, colours) + self.slot
         prefix = torch.cat([latents, self.dihedral[dihedral][:, None], roles], dim=1)
         canvas = look_up(self.colour, cells)
@@ -210,13 +218,13 @@ def _initialise(network: nn.Module) -> None:
 
 
 def starts_absent(name: str) -> bool:
-    """Whether a parameter starts as if it were not there, so that weights without it can go on with it."""
-    return name in ("copy", "hint") or name.startswith("transition.")
+    """Whether weights without a parameter can go on with it: it starts absent, or must be asked for."""
+    return name in ("copy", "hint", "turn") or name.startswith("transition.")
 
 
 def training_only(name: str) -> bool:
     """Whether a parameter is of use to training alone, and no graph has it."""
-    return name == "hint" or name.startswith("transition.posterior.")
+    return name in ("hint", "turn") or name.startswith("transition.posterior.")
 
 
 class TaskLatents(nn.Module):

@@ -58,7 +58,7 @@ def widen(
         kind = name.split(".")[-2] if "." in name else name
         if kind in ("rotary", "copy") or (kind in ("halt", "prior", "head") and tensor.ndim == 1):
             wide[name] = tensor
-        elif kind in ("colour", "slot", "dihedral", "hint", "h0", "l0", "posterior"):
+        elif kind in ("colour", "slot", "dihedral", "hint", "turn", "h0", "l0", "posterior"):
             wide[name] = np.concatenate([tensor] * factor, axis=-1)
         elif kind in ("decode", "halt", "prior", "head"):
             wide[name] = columns(tensor)

@@ -81,7 +81,7 @@ def objective(
     config = network.config
     count, height, width = batch.cells.shape
     hint = None if batch.shown is None else (batch.target, batch.shown)
-    x = network.embed(batch.cells, batch.dihedral, batch.colours, latents, hint)
+    x = network.embed(batch.cells, batch.dihedral, batch.colours, latents, hint, batch.turned)
     if state is None:
         state = network.start(count, x.shape[1], normal(tuple(x.shape)) if config.random_start else None)
     losses = []

@@ -21,7 +21,8 @@ def optimizers(network: RecursiveNetwork, bank: TaskLatents, config: TrainConfig
         p for module in network.modules() if isinstance(module, Block) for p in module.parameters() if p.ndim == 2
     ]
     embeddings = [network.colour, network.slot, network.dihedral]
-    chosen = {id(p) for p in matrices + embeddings}
+    latents = [bank.rows] if network.turn is None else [bank.rows, network.turn]
+    chosen = {id(p) for p in matrices + embeddings + latents}
     others = [p for p in network.parameters() if id(p) not in chosen]
     matrix_optimizer: Optimizer
     if config.optimizer == "muon":
@@ -35,7 +36,7 @@ def optimizers(network: RecursiveNetwork, bank: TaskLatents, config: TrainConfig
         [
             {"params": embeddings, "lr": config.adam_rate, "weight_decay": config.weight_decay / 10},
             {"params": others, "lr": config.adam_rate, "weight_decay": 0.0},
-            {"params": [bank.rows], "lr": config.latent_rate, "weight_decay": config.weight_decay / 10},
+            {"params": latents, "lr": config.latent_rate, "weight_decay": config.weight_decay / 10},
         ],
         betas=(0.9, 0.95),
         fused=True,

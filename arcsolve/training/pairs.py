@@ -15,6 +15,7 @@ from torch import Tensor
 from arcsolve.arc.grid import COLOURS
 from arcsolve.canvas import OUTSIDE
 from arcsolve.training.pack import Pack
+from arcsolve.views import DIHEDRALS
 
 
 class ViewDraw(NamedTuple):
@@ -38,6 +39,8 @@ class Batch(NamedTuple):
             task, the target among them, some of them repeated; ``None`` where no input has several.
         commit: integers [B], the step, numbered from 0, from which on the transitions before it are drawn from the
             posterior; past the last step: never. ``None`` for never.
+        turned: integers [B], the symmetry that the output, and not the input, was turned into before the view; 0 for
+            the task's own output. ``None`` for that everywhere.
     """
 
     cells: Tensor
@@ -48,6 +51,7 @@ class Batch(NamedTuple):
     shown: Tensor | None = None
     others: Tensor | None = None
     commit: Tensor | None = None
+    turned: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,39 +79,54 @@ class PairStore:
         others = _others(pack)
         self.others = None if others is None else torch.from_numpy(others).to(device)
 
-    def batch(self, pairs: Tensor, view: ViewDraw, height: int, width: int, shift: Tensor) -> Batch:
+    def batch(
+        self, pairs: Tensor, view: ViewDraw, height: int, width: int, shift: Tensor, turned: Tensor | None = None
+    ) -> Batch:
         """Gather pairs in views.
 
         Args:
             pairs: integers [B].
             height, width: the canvas after the view.
             shift: numbers [B, 2] in 0..1: where in the free rows and columns the grids' corner lies.
+            turned: integers [B], symmetries of the outputs alone, before the view; they must still fit the canvas.
         """
         sizes = self.sizes[pairs]
-        transposes = (view.dihedral >= 4)[:, None]
-        # After a transposition height and width change places, in the input and in the output.
-        sizes = torch.where(transposes, sizes[:, [1, 0, 3, 2]], sizes)
-        canvas = torch.maximum(sizes[:, :2], sizes[:, 2:])
+        output = view if turned is None else view._replace(dihedral=_composed(turned, view.dihedral))
+        given, wanted = _turned_sizes(sizes[:, :2], view.dihedral), _turned_sizes(sizes[:, 2:], output.dihedral)
+        canvas = torch.maximum(given, wanted)
         # By parts, since numbers sent to a GPU would wait for all that it still has to do.
         free = torch.stack([height - canvas[:, 0], width - canvas[:, 1]], dim=1)
         corner = (shift * (free + 1)).long().clamp(max=free)
-        arguments = (view, corner, height, width)
+        where = (corner, height, width)
         others = None
         if self.others is not None:
             among = self.others[pairs]
             count = among.shape[1]
-            repeated = (t.repeat_interleave(count, dim=0) for t in (sizes[:, 2:], *view, corner))
+            repeated = (t.repeat_interleave(count, dim=0) for t in (wanted, *output, corner))
             size, dihedral, colours, at = repeated
             flat = self._gather(self.output_at[among.flatten()], size, ViewDraw(dihedral, colours), at, height, width)
             others = flat.view(len(pairs), count, height, width)
         return Batch(
-            cells=self._gather(self.input_at[pairs], sizes[:, :2], *arguments),
-            target=self._gather(self.output_at[pairs], sizes[:, 2:], *arguments),
+            cells=self._gather(self.input_at[pairs], given, view, *where),
+            target=self._gather(self.output_at[pairs], wanted, output, *where),
             dihedral=view.dihedral,
             colours=view.colours,
             task=self.task[pairs],
             others=others,
+            turned=turned,
         )
+
+    def draw_turns(self, pairs: Tensor, share: float, height: int, width: int, generator: torch.Generator) -> Tensor:
+        """Symmetries for the outputs of pairs, integers [B]: in ``share`` of them one of the seven that change them.
+
+        Where a transposed output would not fit the canvas (before the view), the flips of that symmetry are left.
+        """
+        device = generator.device
+        chosen = torch.rand(len(pairs), generator=generator, device=device) < share
+        turned = torch.randint(1, DIHEDRALS, (len(pairs),), generator=generator, device=device) * chosen
+        sizes = self.sizes[pairs]
+        fits = (sizes[:, 3] <= height) & (sizes[:, 2] <= width)
+        return torch.where(fits, turned, turned & 3)
 
     def _gather(self, at: Tensor, size: Tensor, view: ViewDraw, corner: Tensor, height: int, width: int) -> Tensor:
         """Viewed grids on the canvas, [B, H, W]; the arithmetic mirrors ``View.apply``: transpose, then flip."""
@@ -123,6 +142,18 @@ class PairStore:
         cells = self.cells[(at[:, None, None] + index).where(inside, 0)].long()
         recoloured = view.colours.gather(1, cells.flatten(1)).view_as(cells)
         return torch.where(inside, recoloured, OUTSIDE)
+
+
+def _turned_sizes(sizes: Tensor, dihedral: Tensor) -> Tensor:
+    """Heights and widths [B, 2] of grids in symmetries [B]: a transposition makes them change places."""
+    return torch.where((dihedral >= 4)[:, None], sizes.flip(1), sizes)
+
+
+def _composed(first: Tensor, then: Tensor) -> Tensor:
+    """The symmetry, numbered as in :class:`~arcsolve.views.View`, that two after each other come to; integers alike."""
+    # A transposition makes of flipped rows flipped columns and the other way round.
+    flips = torch.where(then >= 4, (first & 1) << 1 | first >> 1 & 1, first & 3)
+    return (first ^ then) & 4 | (then & 3 ^ flips)
 
 
 def draw_views(count: int, stage: str, transposed: bool, generator: torch.Generator, pool: Tensor) -> ViewDraw:
@@ -192,6 +223,7 @@ class BatchSampler:
         generated_share: share of presentations drawn from generated pairs.
         margin: share of batches on a canvas one size larger, so that a margin says nothing about the output.
         hint_share: share of presentations that show a random part of the output (DIS, 2511.16886).
+        turned_share: share of presentations whose output alone is turned.
         multiple: what the presentations in a batch must be a multiple of: processes that share it.
     """
 
@@ -208,12 +240,14 @@ class BatchSampler:
         margin: float,
         square: bool = False,
         hint_share: float = 0.0,
+        turned_share: float = 0.0,
         multiple: int = 1,
     ) -> None:
         self.store = store
         self.sides = sides
         self.margin = margin
         self.hint_share = hint_share
+        self.turned_share = turned_share
         self.multiple = multiple
         self.prefix = prefix
         self.tokens = tokens
@@ -275,7 +309,7 @@ class BatchSampler:
     def _fill(
         self, bucket: Bucket, grow: bool, transposed: bool, stage: str, generator: torch.Generator, pool: Tensor
     ) -> Batch:
-        height, width = self._canvas(bucket, grow)
+        height, width = canvas = self._canvas(bucket, grow)
         # Of the canvas as it is drawn, so that a canvas always comes in one batch size: each new shape is compiled.
         count = self.size(height, width)
         if transposed:
@@ -283,7 +317,9 @@ class BatchSampler:
         chosen = torch.multinomial(bucket.weights, count, replacement=True, generator=generator)
         view = draw_views(count, stage, transposed, generator, pool)
         shift = torch.rand(count, 2, generator=generator, device=self.store.device)
-        batch = self.store.batch(bucket.pairs[chosen], view, height, width, shift)
+        pairs = bucket.pairs[chosen]
+        turned = self.store.draw_turns(pairs, self.turned_share, *canvas, generator) if self.turned_share else None
+        batch = self.store.batch(pairs, view, height, width, shift, turned)
         return batch._replace(shown=_draw_hints(batch, self.hint_share, generator)) if self.hint_share else batch
 
     def _larger(self, side: int) -> int:

@@ -111,6 +111,7 @@ class Trainer:
             margin=config.margin,
             square=config.square,
             hint_share=config.hint_share,
+            turned_share=config.turned_share,
             multiple=self.world.size,
         )
         self.counters = Counters()
