@@ -103,6 +103,11 @@ def test_turns_are_learned_resumed_and_saved_and_old_weights_go_on_with_them(
     assert tensors["turn"].shape == (7, config.latents, config.width)
 
 
+def test_a_network_that_cannot_be_told_is_asked_for_no_turns() -> None:
+    trainer = Trainer(replace(TURNED, network=PRESETS["tiny"].network), little_pack(), CPU)
+    assert trainer.draw(0.1).turned is None
+
+
 def test_a_task_as_it_is_is_asked_for_as_ever() -> None:
     trainer = Trainer(TURNED, little_pack(), CPU)
     batch = trainer.draw(0.1)

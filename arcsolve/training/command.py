@@ -149,9 +149,9 @@ def _config(options: argparse.Namespace, initial: Weights | None) -> TrainConfig
     if initial is not None:
         # The weights say what network they are; the preset, how deep it is run and how it is trained.
         how = ("inner_steps", "steps", "halting", "random_start", "noise")
-        config = replace(
-            config, network=replace(initial.config, **{name: getattr(config.network, name) for name in how})
-        )
+        taken = {name: getattr(config.network, name) for name in how}
+        taken["turns"] = config.network.turns or initial.config.turns
+        config = replace(config, network=replace(initial.config, **taken))
     if options.noise_width:
         # Two kinds of noise would hide each other.
         network = replace(config.network, noise_width=options.noise_width, noise=0.0)

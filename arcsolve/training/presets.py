@@ -220,7 +220,9 @@ DEFAULT_UPDATES = {"tiny": 60, "cpu": 40_000, "gpu": 100_000}
 
 def gate_config(seed: int, views: str, **switches: Any) -> TrainConfig:
     """The learning gate's run: the ``cpu`` net, shallow, one stage of views, everything optional off."""
-    network = replace(_CPU.network, **{"latents": 8, "inner_steps": 1, "steps": 1, "halting": False, "turns": False, **switches})
+    network = replace(
+        _CPU.network, **{"latents": 8, "inner_steps": 1, "steps": 1, "halting": False, "turns": False, **switches}
+    )
     return replace(
         _CPU,
         network=network,

@@ -111,7 +111,7 @@ class Trainer:
             margin=config.margin,
             square=config.square,
             hint_share=config.hint_share,
-            turned_share=config.turned_share,
+            turned_share=config.turned_share if config.network.turns else 0.0,  # nobody could know of it
             multiple=self.world.size,
         )
         self.counters = Counters()
