@@ -106,6 +106,9 @@ def test_every_view_has_its_own_row_and_an_untold_network_sees_no_view(small: No
     figures = proxy.measure(data, config, updates=1, adapt_updates=1, view_rows=True)
     assert figures["development_outputs"] >= proxy.TASKS
     assert 0 < figures["meta_dev_nats"] < 10
+    fits = figures["meta_dev_fits"]
+    assert len(set(fits)) == proxy.FIT_DRAWS  # the same weights, other draws
+    assert figures["meta_dev_nats"] == pytest.approx(sum(fits) / len(fits), abs=1e-5)
 
 
 def test_the_command_keeps_results_and_names_a_wrong_arm(small: None, pack: Pack, tmp_path: Path) -> None:

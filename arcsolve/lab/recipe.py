@@ -117,7 +117,7 @@ def read(path: Path, data: str, updates: int) -> list[dict[str, Any]]:
     for number, line in enumerate(whole_lines(path), 1):
         try:
             row = json.loads(line)
-            row["meta_dev_rate"]  # before there was a choice of rates, other fits were compared
+            row["meta_dev_fits"]  # before there were several fits at each rate, the best of single ones was compared
             if (row["data_sha256"], row["base_updates"]) != (data, updates):
                 raise ArcsolveError(f"{path}: line {number}: made with other data or updates; choose another file")
         except (ValueError, KeyError, TypeError) as error:
