@@ -33,7 +33,7 @@ class TrainConfig:
         update_each_step: an update after each supervision step (TRM) instead of one on their mean loss.
         hint_share: share of presentations that show part of the output, for networks with ``hints``.
         turned_share: share of presentations whose output, not the input, is turned into another symmetry, for networks
-            with ``turns``: seven more tasks of each, which nobody had to make.
+            with ``turns``: seven more tasks of each, which nobody had to make, and which brought nothing.
         optimizer: ``muon`` (:class:`~arcsolve.training.muon.Muon`) or ``adamw``, for the matrices.
         latent_noise: standard deviation of noise on a task's latents, drawn for each presentation: variational latents
             of a fixed width, whose KL to N(0, I) is half their square.
@@ -164,7 +164,7 @@ class TrainConfig:
 
 
 _CPU = TrainConfig(
-    network=NetworkConfig(width=128, heads=4, hidden=384, latents=16, inner_steps=1, steps=2, halting=True, turns=True),
+    network=NetworkConfig(width=128, heads=4, hidden=384, latents=16, inner_steps=1, steps=2, halting=True),
     sides=(6, 10, 13, 16, 20, 25, 30),
     max_side=16,
     tokens=2_400,
@@ -176,7 +176,6 @@ _CPU = TrainConfig(
     # Half of the presentations are generated: their hundreds of inputs a task teach the rule, not the pairs.
     generated_share=0.5,
     # Costs the known tasks little in a long run, and is worth more to unknown ones than any other change.
-    turned_share=0.35,
     # A new task is fitted better by a network that has had to fit rows anew all along.
     reset=(2_000, 0.115),
     # Depth is bought late: on few presentations a shallow net learns more, and twice as many of them fit the time.
@@ -201,7 +200,7 @@ PRESETS = {
     "cpu": _CPU,
     "gpu": replace(
         _CPU,
-        network=NetworkConfig(latents=16, inner_steps=2, steps=2, halting=True, turns=True),
+        network=NetworkConfig(latents=16, inner_steps=2, steps=2, halting=True),
         max_side=30,
         # Batches of a third of this took an H200 nearly as long: its host sets the pace (docs/LOG.md, 2026-11-27).
         tokens=49_152,
@@ -220,9 +219,7 @@ DEFAULT_UPDATES = {"tiny": 60, "cpu": 40_000, "gpu": 100_000}
 
 def gate_config(seed: int, views: str, **switches: Any) -> TrainConfig:
     """The learning gate's run: the ``cpu`` net, shallow, one stage of views, everything optional off."""
-    network = replace(
-        _CPU.network, **{"latents": 8, "inner_steps": 1, "steps": 1, "halting": False, "turns": False, **switches}
-    )
+    network = replace(_CPU.network, **{"latents": 8, "inner_steps": 1, "steps": 1, "halting": False, **switches})
     return replace(
         _CPU,
         network=network,
@@ -231,7 +228,6 @@ def gate_config(seed: int, views: str, **switches: Any) -> TrainConfig:
         tokens=2_000,
         most=16,
         generated_share=0.0,
-        turned_share=0.0,
         margin=0.0,
         views=((0.0, views),),
         depth=((0.0, 1, 1),),
