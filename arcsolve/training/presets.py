@@ -175,7 +175,6 @@ _CPU = TrainConfig(
     latent_rate=5e-3,
     # Half of the presentations are generated: their hundreds of inputs a task teach the rule, not the pairs.
     generated_share=0.5,
-    # Costs the known tasks little in a long run, and is worth more to unknown ones than any other change.
     # A new task is fitted better by a network that has had to fit rows anew all along.
     reset=(2_000, 0.115),
     # Depth is bought late: on few presentations a shallow net learns more, and twice as many of them fit the time.
