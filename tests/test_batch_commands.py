@@ -111,7 +111,10 @@ def test_an_interrupt_ends_cleanly(some: Path, weights_file: Path, tmp_path: Pat
         time.sleep(0.5)
         children = workers_of(process.pid)
         process.send_signal(number)
-        out, errors = process.communicate(timeout=60)
+        try:
+            out, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()  # or, where it did not heed the signal, the test would wait for a hundred thousand steps
     assert process.returncode == 130 and out == ""
     assert "Traceback" not in errors and "0 of 6 tasks solved, 6 not reached" in errors
     assert errors.splitlines()[-1] == "arcsolve: interrupted"

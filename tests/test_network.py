@@ -12,6 +12,7 @@ from arcsolve.errors import FormatError
 from arcsolve.network.block import Block, attend
 from arcsolve.network.config import NetworkConfig
 from arcsolve.network.device import can_compile, has_bf16
+from arcsolve.network.neighbours import by_taps
 from arcsolve.network.recursion import RecursiveNetwork, look_up
 
 TINY = NetworkConfig(width=32, heads=4, hidden=64, latents=2)
@@ -75,6 +76,17 @@ def test_the_convolution_by_shifts_is_the_convolution() -> None:
         network.any_canvas = True
         for mine, other in zip(gradients(network, cells), library, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+
+
+def test_the_taps_of_the_convolution_lie_side_by_side() -> None:
+    """In memory alone, and still after weights have been loaded; compiled loops over channels need it to be fast."""
+    plain = torch.arange(36.0).view(4, 1, 3, 3)
+    assert torch.equal(by_taps(plain), plain)
+    torch.manual_seed(0)
+    network = RecursiveNetwork(TINY)
+    network.load_state_dict({name: value.clone().contiguous() for name, value in network.state_dict().items()})
+    for block in network.blocks:
+        assert block.mlp.neighbours.weight.flatten(1).t().is_contiguous()
 
 
 def test_blocks_for_any_canvas_are_compiled_once() -> None:

@@ -213,6 +213,8 @@ def test_a_run_can_start_from_weights_and_keeps_the_rows_it_knows(weights_file: 
     trainer.save_weights(tmp_path / "next.safetensors")
     following = load_weights(tmp_path / "next.safetensors")
     assert following.training["initial"] == {"sha256": initial.sha256, "training": initial.training}
+    for name, value in initial.network.items():
+        np.testing.assert_array_equal(following.network[name], value)
     assert following.seen > initial.seen  # whatever was ever trained on stays known as seen
     with pytest.raises(ArcsolveError, match="other sizes"):
         Trainer(replace(TINY, network=replace(TINY.network, width=64)), pack, CPU, initial)

@@ -13,7 +13,7 @@ from arcsolve.canvas import CLASSES
 from arcsolve.network.block import Block, Layout, grid_angles, rms_norm, rotary_table
 from arcsolve.network.config import NetworkConfig
 from arcsolve.network.latents import StochasticTransition
-from arcsolve.network.neighbours import grid_window
+from arcsolve.network.neighbours import by_taps, grid_window
 from arcsolve.views import DIHEDRALS
 
 
@@ -81,7 +81,7 @@ class RecursiveNetwork(nn.Module):
         # Confidence starts at 1%: a net that knows nothing should not claim even odds.
         nn.init.zeros_(self.halt.weight)
         nn.init.constant_(self.halt.bias, -5.0)
-        # Whether the blocks are compiled for all canvases at once, as the trainer does on a GPU.
+        # Whether the blocks are compiled, once for all canvases.
         self.any_canvas = False
         self.layouts: dict[tuple[int, int], Layout] = {}
         # What follows comes last, so that equal seeds give equal networks with and without it.
@@ -215,6 +215,7 @@ def _initialise(network: nn.Module) -> None:
             nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
         elif isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=0.1)
+            module.weight.data = by_taps(module.weight.data)
 
 
 def starts_absent(name: str) -> bool:

@@ -131,8 +131,7 @@ def _train(
     if config.compile and not trainer.compiled:
         say("no C++ compiler (or Triton) is installed: training goes on uncompiled, at about half the speed")
     if trainer.compiled:
-        sizes = len(trainer.sampler.canvases())
-        say(f"{sizes} canvas sizes are compiled as they come, a few seconds each the first time")
+        say("the network is compiled, once for all canvas sizes, which takes about a minute the first time")
     with stop_signal() as stopped, _progress(options.json) as report:
         done = run(
             trainer, _budget(options), folder=folder, every=options.every, report=report, warn=say, stopped=stopped

@@ -310,7 +310,7 @@ class BatchSampler:
         self, bucket: Bucket, grow: bool, transposed: bool, stage: str, generator: torch.Generator, pool: Tensor
     ) -> Batch:
         height, width = canvas = self._canvas(bucket, grow)
-        # Of the canvas as it is drawn, so that a canvas always comes in one batch size: each new shape is compiled.
+        # Of the canvas as it is drawn, so that a canvas always comes in one batch size, for which there is one graph.
         count = self.size(height, width)
         if transposed:
             height, width = width, height

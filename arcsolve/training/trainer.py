@@ -30,8 +30,8 @@ from arcsolve.training.pack import Pack
 from arcsolve.training.pairs import Batch, BatchSampler, PairStore, random_colours
 from arcsolve.training.presets import TrainConfig
 
-SHAPES = 128
-"""Canvas sizes that may be compiled; past its own limit of 8, torch would quietly run the rest uncompiled."""
+COMPILATIONS = 128
+"""Of the blocks, in one process and over all networks; past its own limit of 8, torch would quietly compile no more."""
 
 
 @dataclass
@@ -125,18 +125,17 @@ class Trainer:
         self.bf16 = config.bf16 and has_bf16(device)
         self.compiled = config.compile and can_compile(device)
         if self.compiled:
-            torch._dynamo.config.recompile_limit = SHAPES
-            # Triton takes half a minute, too long for each canvas of a short lease. On a CPU such code is a little
-            # slower, and long runs have the time (docs/LOG.md, 2026-11-27).
-            self.network.any_canvas = device.type == "cuda"
+            torch._dynamo.config.recompile_limit = COMPILATIONS
+            # Once for all canvases: each of its own would take minutes on a CPU, and most of a short lease on a GPU.
+            self.network.any_canvas = True
             blocks = [module for module in self.network.modules() if isinstance(module, Block)]
-            if config.kernels and self.network.any_canvas:
+            if config.kernels and device.type == "cuda":
                 from arcsolve.network.neighbours_kernel import add_neighbours  # triton is only where there is a GPU
 
                 for block in blocks:
                     block.mlp.add = add_neighbours
             for block in blocks:
-                block.compile(dynamic=self.network.any_canvas)
+                block.compile(dynamic=True)
         self.objective: nn.Module = self.world.wrap(
             Objective(self.network, self.bank, noise=config.latent_noise, kl=config.latent_kl),
             config.network.halting and not config.network.noise_width,
