@@ -142,7 +142,7 @@ def measure(
         updates) and, for ``development`` and ``meta_dev``, ``_nats``, ``_exact`` and ``_outputs``; of the fits to the
         meta-dev tasks the mean at the best rates, ``meta_dev_rate``, with the nats of each in ``meta_dev_fits``.
     """
-    torch._dynamo.reset()  # what earlier runs compiled would count against its limit of compiled shapes
+    torch._dynamo.reset()  # what earlier runs compiled would count against its limit of compilations
     kind = ViewRows if view_rows else Trainer
     trainer = kind(config, proxy.pack, CPU)
     row: dict[str, Any] = {}

@@ -123,7 +123,7 @@ def train(
     Raises:
         ArcsolveError: the folder is of another run, or cannot be written.
     """
-    torch._dynamo.reset()  # what earlier runs compiled would count against its limit of compiled shapes
+    torch._dynamo.reset()  # what earlier runs compiled would count against its limit of compilations
     (family,) = pack.ids
     trainer = Trainer(config_of(name, family, seed), pack, torch.device("cpu"))
     if checkpoint.exists(folder):
