@@ -227,8 +227,11 @@ def test_without_the_convolution_cells_see_each_other_through_attention_alone() 
     assert network.step(x, network.start(1, x.shape[1]), 3, 3).logits.shape == (1, 3, 3, 11)
 
 
-@pytest.mark.parametrize(("capable", "bf16"), [({"amx_bf16": True}, True), ({"avx512_bf16": True}, False), ({}, False)])
-def test_bfloat16_is_for_processors_with_tiles(
+@pytest.mark.parametrize(
+    ("capable", "bf16"),
+    [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx512_f": True}, False), ({}, False)],
+)
+def test_bfloat16_is_for_processors_that_multiply_it(
     capable: dict[str, bool], bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capable, raising=False)

@@ -29,13 +29,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices faster than float32: a CUDA one of 2020 or later, or AMX."""
+    """Whether the device multiplies bfloat16 matrices faster than float32.
+
+    A CUDA one of 2020 or later, or a CPU with AMX or AVX512-BF16.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    # AVX-512's own bfloat16 instructions, without the tiles of AMX, are slower than float32.
-    # Not every torch that is allowed can say.
+    # AVX-512 without its bfloat16 extension is slower in it than in float32. Not every torch that is allowed can say.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16", False))
+    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def can_compile(device: torch.device) -> bool:
