@@ -12,10 +12,12 @@ from click.testing import CliRunner
 
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError
+from arcsolve.inference.adaptation import AdaptSettings
 from arcsolve.lab import proxy, recipe
 from arcsolve.lab.proxy import Proxy, ViewRows
 from arcsolve.training.guard import Guard, fingerprint, fingerprints, split
 from arcsolve.training.pack import Pack, build
+from arcsolve.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(proxy.CONFIG, network=network, bf16=False, compile=False, most=4)
     for module in (proxy, recipe):
         monkeypatch.setattr(module, "CONFIG", config)
+    monkeypatch.setattr(proxy, "ADAPT", AdaptSettings(steps=2))
 
 
 def _tests(tasks: tuple[Task, ...]) -> set[bytes]:
@@ -72,12 +75,13 @@ def test_runs_resume_and_are_compared_by_equal_seeds(small: None, data: Proxy, t
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    recipe.run_recipe(data, runs[:3], [], updates=2, adapt_updates=1, finished=keep)
+    adapt = proxy.ADAPT
+    recipe.run_recipe(data, runs[:3], [], updates=2, adapt=adapt, finished=keep)
     path.write_text(path.read_text() + '{"arm": "cop')
-    done = recipe.read(path, data.pack.hash, 2)
+    done = recipe.read(path, data.pack.hash, 2, adapt)
     assert len(done) == 3
     made: list[dict[str, object]] = []
-    rows = recipe.run_recipe(data, runs, done, updates=2, adapt_updates=1, finished=made.append)
+    rows = recipe.run_recipe(data, runs, done, updates=2, adapt=adapt, finished=made.append)
     assert [(row["arm"], row["seed"]) for row in made] == [("copy", 1)]
     base, copy = recipe.summary(rows)
     assert base["development_nats_difference"] is None
@@ -87,8 +91,9 @@ def test_runs_resume_and_are_compared_by_equal_seeds(small: None, data: Proxy, t
         for seed in range(2)
     ]
     assert copy["development_nats_difference"][0] == pytest.approx(sum(differences) / 2)
-    with pytest.raises(ArcsolveError, match="line 1: made with other data or updates"):
-        recipe.read(path, data.pack.hash, 3)
+    for updates, settings in ((3, adapt), (2, AdaptSettings(steps=3))):
+        with pytest.raises(ArcsolveError, match="line 1: made with other data, updates or refinement"):
+            recipe.read(path, data.pack.hash, updates, settings)
 
 
 def test_every_view_has_its_own_row_and_an_untold_network_sees_no_view(small: None, data: Proxy) -> None:
@@ -103,12 +108,26 @@ def test_every_view_has_its_own_row_and_an_untold_network_sees_no_view(small: No
     embed, cells = trainer.network.embed, batch.cells
     other = embed(cells, torch.zeros_like(batch.dihedral), batch.colours.flip(1), latents)
     torch.testing.assert_close(embed(cells, batch.dihedral, batch.colours, latents), other)
-    figures = proxy.measure(data, config, updates=1, adapt_updates=1, view_rows=True)
+    figures = proxy.measure(data, config, updates=1, adapt=proxy.ADAPT, view_rows=True)
     assert figures["development_outputs"] >= proxy.TASKS
-    assert 0 < figures["meta_dev_nats"] < 10
-    fits = figures["meta_dev_fits"]
-    assert len(set(fits)) == proxy.FIT_DRAWS  # the same weights, other draws
-    assert figures["meta_dev_nats"] == pytest.approx(sum(fits) / len(fits), abs=1e-5)
+    assert figures["meta_dev_nats"] is None  # no single row to refine
+    line = recipe.summary([{"arm": "view-rows", "seed": 0, **figures}])[0]
+    assert line["meta_dev_nats"] is None
+    assert line["meta_dev_nats_difference"] is None
+    assert line["development_nats"] == figures["development_nats"]
+
+
+def test_each_meta_dev_task_is_refined_alone(small: None, data: Proxy) -> None:
+    weights = proxy.snapshot(Trainer(recipe.ARMS["base"].config(0), data.pack, torch.device("cpu")))
+    one, two = data.meta_dev[:2]
+    settings = AdaptSettings(steps=16)
+    before, after = (proxy.refined(weights, (one,), replace(settings, steps=steps), 0) for steps in (1, 16))
+    assert after.nats < before.nats  # it has learned from the demonstrations
+    assert after.outputs == len(one.test)
+    other = proxy.refined(weights, (two,), settings, 0)
+    both = proxy.refined(weights, (two, one), settings, 0)
+    total = after.nats * after.outputs + other.nats * other.outputs
+    assert both.nats == pytest.approx(total / both.outputs, abs=1e-4)  # neither has seen the other
 
 
 def test_the_command_keeps_results_and_names_a_wrong_arm(small: None, pack: Pack, tmp_path: Path) -> None:

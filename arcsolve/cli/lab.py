@@ -63,7 +63,7 @@ def recipe(
     from arcsolve.files import check_folder
     from arcsolve.inference.results import append
     from arcsolve.lab import recipe as suite
-    from arcsolve.lab.proxy import TASKS, UPDATES, Proxy
+    from arcsolve.lab.proxy import ADAPT, TASKS, UPDATES, Proxy
     from arcsolve.training.pack import Pack
 
     runs = suite.plan(arms, seeds)
@@ -72,7 +72,7 @@ def recipe(
     torch.set_num_threads(threads)
     data = Proxy.of(Pack.load(pack_path), tasks or TASKS)
     count = updates or UPDATES
-    done = suite.read(output, data.pack.hash, count) if output is not None else []
+    done = suite.read(output, data.pack.hash, count, ADAPT) if output is not None else []
     left = len([one for one in runs if one not in {(row["arm"], row["seed"]) for row in done}])
     made, began = 0, time.monotonic()
 
@@ -84,12 +84,12 @@ def recipe(
         spent = time.monotonic() - began
         click.echo(
             f"{made}/{left}  {row['arm']} seed {row['seed']}  development {row['development_nats']:.3f} nats  "
-            f"meta-dev {row['meta_dev_nats']:.3f} nats  about {spent / made * (left - made):.0f} s left",
+            f"meta-dev {_figure(row['meta_dev_nats'])} nats  about {spent / made * (left - made):.0f} s left",
             err=True,
         )
 
     wanted = {name for name, _ in runs}
-    rows = suite.run_recipe(data, runs, done, updates=count, finished=finished)
+    rows = suite.run_recipe(data, runs, done, updates=count, adapt=ADAPT, finished=finished)
     lines = [line for line in suite.summary(rows) if line["arm"] in wanted]
     if as_json:
         click.echo(json.dumps({"data_sha256": data.pack.hash, "updates": count, "arms": lines}))
@@ -197,11 +197,16 @@ def _table(lines: list[dict[str, Any]]) -> Table:
             f"{line['train_nats']:.3f}",
             f"{line['development_nats']:.3f}",
             _difference(line["development_nats_difference"]),
-            f"{line['meta_dev_nats']:.3f}",
+            _figure(line["meta_dev_nats"]),
             _difference(line["meta_dev_nats_difference"]),
-            f"{line['development_exact']:.1%} {line['meta_dev_exact']:.1%}",
+            f"{line['development_exact']:.1%} {_figure(line['meta_dev_exact'], '.1%')}",
         )
     return table
+
+
+def _figure(value: float | None, form: str = ".3f") -> str:
+    """A figure, or a dash where an arm cannot have it."""
+    return "-" if value is None else format(value, form)
 
 
 def _difference(value: tuple[float, float] | None) -> str:

@@ -2,13 +2,14 @@
 
 Forty small training tasks, or more, stand for all of them. Two figures say what a run is worth, both in nats a cell of
 outputs that it never saw, since shares of right answers are far too noisy at this size: of the tasks' own test pairs
-(development), and of the small meta-dev tasks after a short joint adaptation to their demonstrations (meta-dev).
+(development), and of the small meta-dev tasks, each after a refinement on its own demonstrations, as the solver's
+(meta-dev).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from itertools import product
+from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -21,22 +22,24 @@ from arcsolve.arc.dataset import OFFICIAL, load_tasks
 from arcsolve.arc.grid import COLOURS
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError
+from arcsolve.inference.adaptation import AdaptSettings, Refinement
+from arcsolve.inference.recall import Recall
 from arcsolve.inference.torch_backend import build_network
 from arcsolve.network.config import NetworkConfig
 from arcsolve.network.recursion import TaskLatents
-from arcsolve.network.weights import BANK, Weights
+from arcsolve.network.weights import Weights
 from arcsolve.shapes import canvas_size
 from arcsolve.training.guard import split
 from arcsolve.training.loop import Budget, run
 from arcsolve.training.objective import normal_from, objective
 from arcsolve.training.pack import Pack, flatten
 from arcsolve.training.pairs import PairStore, ViewDraw
-from arcsolve.training.presets import RATES, TrainConfig
+from arcsolve.training.presets import TrainConfig
 from arcsolve.training.trainer import Trainer
 from arcsolve.views import DIHEDRALS
 
 TASKS, MAX_SIDE = 40, 10
-UPDATES, ADAPT_UPDATES = 1_200, 200
+UPDATES = 1_200
 CPU = torch.device("cpu")
 
 CONFIG = TrainConfig(
@@ -52,16 +55,8 @@ CONFIG = TrainConfig(
     compile=True,
 )
 
-FIT = (
-    "hint_share", "turned_share", "latent_noise", "latent_kl", "reset", "update_each_step", "optimizer", "most",
-    "tokens", *RATES,
-)  # fmt: skip
-"""What the fit to the meta-dev tasks takes from :data:`CONFIG`, whatever a run changes: else it would rank fits."""
-FIT_RATES = (1.0, 2.0, 4.0)
-"""Factors on the rates of :data:`CONFIG` that fits are tried with: weights are best fitted at rates of their own."""
-FIT_DRAWS = 3
-"""Fits at each of these rates, with other draws: fits of the same weights scatter by 0.04 nats, as much as a change is
-worth."""
+ADAPT = AdaptSettings()
+"""How the network is refined on a meta-dev task: as the solver does unless told otherwise."""
 
 
 class Figure(NamedTuple):
@@ -109,15 +104,6 @@ def _small(task: Task | None) -> bool:
 class ViewRows(Trainer):
     """TRM's way: no word about the view in the prefix, but a row of its own for each of a capped set of views."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        rows = self.bank.rows.detach().view(-1, self.views, *self.bank.rows.shape[1:])
-        if self.initial is not None:
-            # Only the first rows were copied: give every view of a task what its first one got.
-            source = rows.flatten(0, 1)[: len(self.pack.ids)].clone()
-            rows.copy_(source[:, None].expand_as(rows))
-            self.average.tensors[BANK].copy_(self.bank.rows.detach())
-
     @property
     def views(self) -> int:
         """Views of a task."""
@@ -133,59 +119,53 @@ class ViewRows(Trainer):
 
 
 def measure(
-    proxy: Proxy, config: TrainConfig, *, updates: int, adapt_updates: int = ADAPT_UPDATES, view_rows: bool = False
+    proxy: Proxy, config: TrainConfig, *, updates: int, adapt: AdaptSettings, view_rows: bool = False
 ) -> dict[str, Any]:
     """Train once and measure.
 
     Returns:
         ``updates``, ``presentations``, ``flop``, ``seconds``, ``train_nats`` and ``train_exact`` (of the last hundred
-        updates) and, for ``development`` and ``meta_dev``, ``_nats``, ``_exact`` and ``_outputs``; of the fits to the
-        meta-dev tasks the mean at the best rates, ``meta_dev_rate``, with the nats of each in ``meta_dev_fits``.
+        updates) and, for ``development`` and ``meta_dev``, ``_nats``, ``_exact`` and ``_outputs``. Those of meta-dev
+        are ``None`` with ``view_rows``: refinement fits one row, and a network that is not told the view needs many.
     """
     torch._dynamo.reset()  # what earlier runs compiled would count against its limit of compilations
-    kind = ViewRows if view_rows else Trainer
-    trainer = kind(config, proxy.pack, CPU)
+    trainer = (ViewRows if view_rows else Trainer)(config, proxy.pack, CPU)
     row: dict[str, Any] = {}
     run(trainer, Budget(updates=updates), log_updates=min(100, updates), report=row.update)
-    trained = snapshot(trainer, len(proxy.pack.ids))
-    demonstrations = flatten(
-        {t.id: [(p.input, p.output, False) for p in t.train if p.output is not None] for t in proxy.meta_dev}
-    )
-    adapting = replace(
-        config.at_full_ramps(),
-        **{name: getattr(CONFIG, name) for name in FIT},
-        warmup=0.0,
-        decay=0.5,
-        ema=0.98,
-    )
-    fits: dict[float, list[Figure]] = {factor: [] for factor in FIT_RATES}
-    for factor, draw in product(FIT_RATES, range(FIT_DRAWS)):
-        fit = replace(adapting.with_rates(factor), seed=config.seed * FIT_DRAWS + draw)
-        adapter = kind(fit, demonstrations, CPU, trained)
-        run(adapter, Budget(updates=adapt_updates))
-        fits[factor].append(held_out(adapter, proxy.meta_dev))
-    means = {factor: _mean(figures) for factor, figures in fits.items()}
-    best = min(means, key=lambda factor: means[factor].nats)
-    figures = {"development": held_out(trainer, proxy.development), "meta_dev": means[best]}
-    flat = {f"{name}_{key}": value for name, figure in figures.items() for key, value in figure._asdict().items()}
+    figures: dict[str, Any] = {
+        "development": held_out(trainer, proxy.development),
+        "meta_dev": None if view_rows else refined(snapshot(trainer), proxy.meta_dev, adapt, config.seed),
+    }
+    flat = {f"{name}_{key}": getattr(figure, key, None) for name, figure in figures.items() for key in Figure._fields}
     counters = asdict(trainer.counters)
     kept = {key: counters[key] for key in ("updates", "presentations", "flop", "seconds")}
-    learned = {"train_nats": row["nats"], "train_exact": row["exact"]}
-    return {**kept, **learned, **flat, "meta_dev_rate": best, "meta_dev_fits": [one.nats for one in fits[best]]}
+    return {**kept, "train_nats": row["nats"], "train_exact": row["exact"], **flat}
 
 
-def _mean(figures: list[Figure]) -> Figure:
-    """Of figures of the same outputs."""
-    nats, exact, outputs = zip(*figures, strict=True)
-    return Figure(round(fmean(nats), 5), round(fmean(exact), 5), outputs[0])
-
-
-def snapshot(trainer: Trainer, tasks: int) -> Weights:
-    """The averaged weights as they would be loaded; of several rows of one task their mean."""
+def snapshot(trainer: Trainer) -> Weights:
+    """The averaged weights as they would be loaded."""
     network, bank = trainer.averaged()
-    rows = bank.reshape(tasks, -1, *bank.shape[1:]).mean(axis=1)
-    return Weights(
-        Path("proxy"), "", trainer.config.network, trainer.pack.ids, network, rows, frozenset(), {"protocol": "proxy"}
+    protocol = {"protocol": "proxy"}
+    return Weights(Path("proxy"), "", trainer.config.network, trainer.pack.ids, network, bank, frozenset(), protocol)
+
+
+def refined(weights: Weights, tasks: tuple[Task, ...], settings: AdaptSettings, seed: int) -> Figure:
+    """Loss on test outputs of unknown tasks, each after recall and refinement on its demonstrations alone.
+
+    An output that does not fit its canvas counts as in :func:`held_out`.
+    """
+    recall = Recall(weights, CPU)
+    judged: list[tuple[float, float]] = []
+    for task in tasks:
+        latents, _ = recall.start(task.train)
+        refinement = Refinement(weights, task.train, settings, latents, seed=seed, device=CPU)
+        while refinement.done < settings.steps and bool(torch.isfinite(refinement.step().total)):
+            pass
+        judged += [refinement.judge(task.train, pair) for pair in task.test]
+    return Figure(
+        round(fmean(nats for nats, _ in judged if isfinite(nats)), 5),
+        round(fmean(exact for _, exact in judged), 5),
+        len(judged),
     )
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from arcsolve.errors import ArcsolveError, FormatError
+from arcsolve.inference.adaptation import AdaptSettings
 from arcsolve.inference.results import whole_lines
-from arcsolve.lab import proxy
 from arcsolve.lab.proxy import CONFIG, UPDATES, Proxy, measure
 from arcsolve.training.presets import RATES, TrainConfig
 
@@ -107,19 +107,21 @@ def plan(arms: Iterable[str], seeds: int) -> list[tuple[str, int]]:
     return [(name, seed) for seed in range(seeds) for name in [*sorted(needed), *names]]
 
 
-def read(path: Path, data: str, updates: int) -> list[dict[str, Any]]:
+def read(path: Path, data: str, updates: int, adapt: AdaptSettings) -> list[dict[str, Any]]:
     """Results of earlier runs; a last line that a kill cut short is dropped from the file.
 
     Raises:
-        ArcsolveError: the file is of other data or another number of updates, or cannot be read.
+        ArcsolveError: the file is of other data, updates or refinement steps, or cannot be read.
     """
     rows = []
     for number, line in enumerate(whole_lines(path), 1):
         try:
             row = json.loads(line)
-            row["meta_dev_fits"]  # before there were several fits at each rate, the best of single ones was compared
-            if (row["data_sha256"], row["base_updates"]) != (data, updates):
-                raise ArcsolveError(f"{path}: line {number}: made with other data or updates; choose another file")
+            # Without steps, it is of before the meta-dev tasks were refined one by one: they were fitted together.
+            if (row["data_sha256"], row["base_updates"], row.get("adapt_steps")) != (data, updates, adapt.steps):
+                raise ArcsolveError(
+                    f"{path}: line {number}: made with other data, updates or refinement; choose another file"
+                )
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{path}: line {number}: not a result of `arcsolve lab recipe` ({error})") from error
         rows.append(row)
@@ -131,14 +133,14 @@ def run_recipe(
     runs: Sequence[tuple[str, int]],
     done: list[dict[str, Any]],
     *,
+    adapt: AdaptSettings,
     updates: int = UPDATES,
-    adapt_updates: int = proxy.ADAPT_UPDATES,
     finished: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> list[dict[str, Any]]:
     """Make those of the runs that are not yet ``done``; ``finished`` is called with each new row.
 
     Returns:
-        All rows: ``arm``, ``seed``, ``data_sha256``, ``base_updates`` and what :func:`measure` gives.
+        All rows: ``arm``, ``seed``, ``data_sha256``, ``base_updates``, ``adapt_steps`` and what :func:`measure` gives.
     """
     rows = list(done)
     known = {(row["arm"], row["seed"]) for row in rows}
@@ -150,10 +152,11 @@ def run_recipe(
             data,
             arm.config(seed),
             updates=max(1, round(arm.updates * updates)),
-            adapt_updates=adapt_updates,
+            adapt=adapt,
             view_rows=arm.view_rows,
         )
-        row = {"arm": name, "seed": seed, "data_sha256": data.pack.hash, "base_updates": updates, **figures}
+        made = {"data_sha256": data.pack.hash, "base_updates": updates, "adapt_steps": adapt.steps}
+        row = {"arm": name, "seed": seed, **made, **figures}
         rows.append(row)
         finished(row)
     return rows
@@ -163,7 +166,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A line for each arm: means over its seeds, and its paired differences to the arm it is compared with.
 
     Differences are of equal seeds: ``development_nats`` and ``meta_dev_nats`` as (mean, standard error), ``None`` below
-    two seeds.
+    two seeds. Figures that an arm does not have are ``None``.
     """
     by_run = {(row["arm"], row["seed"]): row for row in rows}
     lines = []
@@ -172,10 +175,13 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if not own:
             continue
         line: dict[str, Any] = {"arm": name, "question": arm.question, "against": arm.against, "seeds": len(own)}
-        line |= {key: statistics.fmean(row[key] for row in own) for key in (*FIGURES, "presentations", "flop")}
+        absent = {key for key in FIGURES if any(row[key] is None for row in own)}
+        line |= dict.fromkeys(absent)
+        figures = [key for key in (*FIGURES, "presentations", "flop") if key not in absent]
+        line |= {key: statistics.fmean(row[key] for row in own) for key in figures}
         for key in ("development_nats", "meta_dev_nats"):
             pairs = [(row, by_run.get((arm.against, row["seed"]))) for row in own]
-            differences = [row[key] - other[key] for row, other in pairs if other is not None]
+            differences = [] if key in absent else [row[key] - other[key] for row, other in pairs if other is not None]
             line[f"{key}_difference"] = None
             if name != arm.against and len(differences) > 1:
                 error = statistics.stdev(differences) / len(differences) ** 0.5
