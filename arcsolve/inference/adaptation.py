@@ -18,7 +18,7 @@ from arcsolve.arc.task import Pair
 from arcsolve.inference.backend import Array
 from arcsolve.inference.torch_backend import build_network
 from arcsolve.network.device import has_bf16
-from arcsolve.network.recursion import training_only
+from arcsolve.network.recursion import RecursiveNetwork, training_only
 from arcsolve.network.weights import Weights
 from arcsolve.shapes import canvas_size
 from arcsolve.training.objective import Losses, normal_from, objective
@@ -158,30 +158,11 @@ class Refinement:
         if self.done > self.alone:
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), weight)
 
-    @torch.no_grad()
     def judge(self, known: tuple[Pair, ...], pair: Pair) -> tuple[float, float]:
-        """How well one pair is solved in 8 symmetries: loss in nats a cell, and the share of them right in every cell.
-
-        On the canvas that the pairs ``known`` imply; ``(inf, 0)`` where the pair's output does not fit it.
-        """
-        assert pair.output is not None
-        height, width = canvas_size(known, pair.input)
-        if pair.output.shape[0] > height or pair.output.shape[1] > width:
-            return math.inf, 0.0
-        store = PairStore(pack_of((pair,)), self.device)
-        colours = torch.arange(COLOURS, device=self.device).expand(4, COLOURS)
-        nats = exact = 0.0
-        for first, canvas in ((0, (height, width)), (4, (width, height))):
-            view = ViewDraw(torch.arange(first, first + 4, device=self.device), colours)
-            index, corner = torch.zeros(4, dtype=torch.long), torch.zeros(4, 2)
-            batch = store.batch(index.to(self.device), view, *canvas, corner.to(self.device))
-            normal = normal_from(torch.Generator(self.device).manual_seed(0), self.device)
-            latents = self.averaged_mean.expand(4, *self.averaged_mean.shape)
-            with self._precision():
-                losses = objective(self.averaged, latents, batch, steps=self.config.steps, normal=normal)
-            nats += float(losses.nats.sum()) / DIHEDRALS
-            exact += float(losses.exact.sum()) / DIHEDRALS
-        return nats, exact
+        """How well one pair is solved as things stand: see :func:`judge`."""
+        latents = self.averaged_mean.expand(DIHEDRALS, *self.averaged_mean.shape)
+        with self._precision():
+            return judge(self.averaged, latents, known, pair, steps=self.config.steps)
 
     def result(self, *, truncated: bool = False) -> Adapted:
         """What was learned so far."""
@@ -234,6 +215,42 @@ def adapt(
         exact += (float(losses.exact.float().mean()) - exact) / min(refinement.done, 8)
         progress(refinement.done, steps, exact)
     return refinement.result()
+
+
+@torch.no_grad()
+def judge(
+    network: RecursiveNetwork,
+    latents: Tensor,
+    known: tuple[Pair, ...],
+    pair: Pair,
+    *,
+    steps: int,
+    inner_steps: int | None = None,
+) -> tuple[float, float]:
+    """How well one pair is solved in 8 symmetries: loss in nats a cell, and the share of them right in every cell.
+
+    On the canvas that the pairs ``known`` imply; ``(inf, 0)`` where the pair's output does not fit it.
+
+    Args:
+        latents: [8, P, C], of each symmetry.
+    """
+    assert pair.output is not None
+    height, width = canvas_size(known, pair.input)
+    if pair.output.shape[0] > height or pair.output.shape[1] > width:
+        return math.inf, 0.0
+    device = latents.device
+    store = PairStore(pack_of((pair,)), device)
+    colours = torch.arange(COLOURS, device=device).expand(4, COLOURS)
+    index, corner = torch.zeros(4, dtype=torch.long, device=device), torch.zeros(4, 2, device=device)
+    nats = exact = 0.0
+    for first, canvas in ((0, (height, width)), (4, (width, height))):
+        symmetries = torch.arange(first, first + 4, device=device)
+        batch = store.batch(index, ViewDraw(symmetries, colours), *canvas, corner)
+        normal = normal_from(torch.Generator(device).manual_seed(0), device)
+        losses = objective(network, latents[symmetries], batch, steps=steps, inner_steps=inner_steps, normal=normal)
+        nats += float(losses.nats.sum()) / DIHEDRALS
+        exact += float(losses.exact.sum()) / DIHEDRALS
+    return nats, exact
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ outputs that it never saw, since shares of right answers are far too noisy at th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
@@ -16,24 +17,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from arcsolve.arc.dataset import OFFICIAL, load_tasks
-from arcsolve.arc.grid import COLOURS
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError
-from arcsolve.inference.adaptation import AdaptSettings, Refinement
+from arcsolve.inference.adaptation import AdaptSettings, Refinement, judge
 from arcsolve.inference.recall import Recall
 from arcsolve.inference.torch_backend import build_network
 from arcsolve.network.config import NetworkConfig
 from arcsolve.network.recursion import TaskLatents
 from arcsolve.network.weights import Weights
-from arcsolve.shapes import canvas_size
 from arcsolve.training.guard import split
 from arcsolve.training.loop import Budget, run
-from arcsolve.training.objective import normal_from, objective
-from arcsolve.training.pack import Pack, flatten
-from arcsolve.training.pairs import PairStore, ViewDraw
+from arcsolve.training.pack import Pack
 from arcsolve.training.presets import TrainConfig
 from arcsolve.training.trainer import Trainer
 from arcsolve.views import DIHEDRALS
@@ -132,7 +128,7 @@ def measure(
     trainer = (ViewRows if view_rows else Trainer)(config, proxy.pack, CPU)
     row: dict[str, Any] = {}
     run(trainer, Budget(updates=updates), log_updates=min(100, updates), report=row.update)
-    figures: dict[str, Any] = {
+    figures = {
         "development": held_out(trainer, proxy.development),
         "meta_dev": None if view_rows else refined(snapshot(trainer), proxy.meta_dev, adapt, config.seed),
     }
@@ -155,50 +151,35 @@ def refined(weights: Weights, tasks: tuple[Task, ...], settings: AdaptSettings, 
     An output that does not fit its canvas counts as in :func:`held_out`.
     """
     recall = Recall(weights, CPU)
-    judged: list[tuple[float, float]] = []
+    judged = []
     for task in tasks:
         latents, _ = recall.start(task.train)
         refinement = Refinement(weights, task.train, settings, latents, seed=seed, device=CPU)
         while refinement.done < settings.steps and bool(torch.isfinite(refinement.step().total)):
             pass
         judged += [refinement.judge(task.train, pair) for pair in task.test]
-    return Figure(
-        round(fmean(nats for nats, _ in judged if isfinite(nats)), 5),
-        round(fmean(exact for _, exact in judged), 5),
-        len(judged),
-    )
+    return _figure(judged)
 
 
-@torch.no_grad()
 def held_out(trainer: Trainer, tasks: tuple[Task, ...]) -> Figure:
     """Loss on test outputs, from each task's row, on the canvas that the solver would choose (never from the output).
 
     An output that does not fit that canvas counts as wrong, and not among the nats.
     """
-    arrays, bank_rows = trainer.averaged()
-    network, bank = build_network(trainer.config.network, arrays), torch.from_numpy(bank_rows)
-    rows = {task_id: number for number, task_id in enumerate(trainer.pack.ids)}
-    nats: list[Tensor] = []
-    exact, outputs = 0.0, 0
+    arrays, bank = trainer.averaged()
+    network = build_network(trainer.config.network, arrays)
+    inner, steps = trainer.depth
+    judged = []
     for task in tasks:
-        for pair in task.test:
-            assert pair.output is not None
-            outputs += 1
-            height, width = canvas_size(task.train, pair.input)
-            if pair.output.shape[0] > height or pair.output.shape[1] > width:
-                continue
-            store = PairStore(flatten({task.id: [(pair.input, pair.output, False)]}), CPU)
-            for symmetries, canvas in (((0, 1, 2, 3), (height, width)), ((4, 5, 6, 7), (width, height))):
-                dihedral = torch.tensor(symmetries)
-                view = ViewDraw(dihedral, torch.arange(COLOURS).expand(4, COLOURS))
-                batch = store.batch(torch.zeros(4, dtype=torch.long), view, *canvas, torch.zeros(4, 2))
-                row = torch.full((4,), rows[task.id])
-                if isinstance(trainer, ViewRows):
-                    row = row * trainer.views + dihedral * trainer.config.pool
-                inner, steps = trainer.depth
-                losses = objective(
-                    network, bank[row], batch, steps=steps, inner_steps=inner, normal=normal_from(None, CPU)
-                )
-                nats.append(losses.nats)
-                exact += float(losses.exact.sum()) / DIHEDRALS
-    return Figure(round(float(torch.cat(nats).mean()), 5), round(exact / outputs, 5), outputs)
+        rows = np.full(DIHEDRALS, trainer.pack.ids.index(task.id))
+        if isinstance(trainer, ViewRows):
+            rows = rows * trainer.views + np.arange(DIHEDRALS) * trainer.config.pool
+        latents = torch.from_numpy(bank[rows])
+        judged += [judge(network, latents, task.train, p, steps=steps, inner_steps=inner) for p in task.test]
+    return _figure(judged)
+
+
+def _figure(judged: Sequence[tuple[float, float]]) -> Figure:
+    """Of the outputs' nats and shares of right views; those that fit no canvas are infinitely many nats."""
+    nats, exact = zip(*judged, strict=True)
+    return Figure(round(fmean(filter(isfinite, nats)), 5), round(fmean(exact), 5), len(judged))

@@ -175,13 +175,12 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if not own:
             continue
         line: dict[str, Any] = {"arm": name, "question": arm.question, "against": arm.against, "seeds": len(own)}
-        absent = {key for key in FIGURES if any(row[key] is None for row in own)}
-        line |= dict.fromkeys(absent)
-        figures = [key for key in (*FIGURES, "presentations", "flop") if key not in absent]
-        line |= {key: statistics.fmean(row[key] for row in own) for key in figures}
+        for key in (*FIGURES, "presentations", "flop"):
+            values = [row[key] for row in own]
+            line[key] = None if None in values else statistics.fmean(values)
         for key in ("development_nats", "meta_dev_nats"):
             pairs = [(row, by_run.get((arm.against, row["seed"]))) for row in own]
-            differences = [] if key in absent else [row[key] - other[key] for row, other in pairs if other is not None]
+            differences = [row[key] - other[key] for row, other in pairs if other is not None and line[key] is not None]
             line[f"{key}_difference"] = None
             if name != arm.against and len(differences) > 1:
                 error = statistics.stdev(differences) / len(differences) ** 0.5
