@@ -17,10 +17,11 @@ from click.testing import CliRunner
 
 from arcsolve.cli.main import arcsolve as command_line
 from arcsolve.inference.batch import Batch
+from arcsolve.inference.onnx_backend import OnnxBackend
 from arcsolve.inference.pool import Failure, Pool
 from arcsolve.inference.settings import Settings
 from arcsolve.network.config import NetworkConfig
-from arcsolve.network.weights import load_weights
+from arcsolve.network.weights import Weights, load_weights
 
 ROOT = Path(__file__).parents[1]
 PUZZLE = str(ROOT / "puzzles" / "mirror-left-right.json")
@@ -304,6 +305,22 @@ def test_the_shipped_weights_solve_a_puzzle_on_onnx_runtime() -> None:
     value = json.loads(done.stdout)
     assert not value["seen_in_training"]
     assert np.array(value["test"][0]["attempt_1"]).ndim == 2
+
+
+def test_a_solve_takes_the_threads_that_it_is_given(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: dict[str, int] = {}
+    start = OnnxBackend.__init__
+
+    def spy(self: OnnxBackend, weights: Weights, device: str = "auto", threads: int = 0) -> None:
+        taken["onnx"] = threads
+        start(self, weights, device, threads)
+
+    monkeypatch.setattr(OnnxBackend, "__init__", spy)
+    monkeypatch.setattr("torch.set_num_threads", lambda count: taken.update(torch=count))
+    command = ["solve", PUZZLE, "--weights", str(weights_file), *QUICK, "--leave-one-out", "0", "--threads", "1"]
+    done = CliRunner().invoke(command_line, command)
+    assert done.exit_code == 0, done.output
+    assert taken == {"torch": 1, "onnx": 1}
 
 
 @pytest.mark.parametrize("width", [50, 120])

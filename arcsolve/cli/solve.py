@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     help="Cap in seconds, of which adaptation gets 80%; hitting it is reported. A batch in hand is finished.",
 )
 @click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="CPU threads (default: one on each core). Where other programs keep cores busy, leave those out: threads wait "
+    "for the slowest.",
+)
+@click.option(
     "-v", "--verbose", is_flag=True, help="Also tell what it started from, losses left out, and seconds by stage."
 )
 @click.option(
