@@ -106,18 +106,21 @@ _SET_OPTIONS = (
     ),
 )
 
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="CPU threads, of each worker (default: its share of the cores). Leave out cores that other programs keep "
+    "busy: threads wait for the slowest. Answers are equal for equal numbers of threads, since sums in another order "
+    "are not.",
+)
+
 _WORKER_OPTIONS = (
     click.option(
         "--workers",
         type=click.IntRange(1),
         help="Processes that solve a task each (default: one, or one for each GPU).",
     ),
-    click.option(
-        "--threads",
-        type=click.IntRange(1),
-        help="CPU threads of each worker (default: its share of the cores). Answers are equal for equal numbers of "
-        "threads, since sums in another order are not.",
-    ),
+    threads_option,
 )
 
 

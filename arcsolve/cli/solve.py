@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcsolve.cli.console import Consoles, color_option
-from arcsolve.cli.options import Number, solver_options
+from arcsolve.cli.options import Number, solver_options, threads_option
 from arcsolve.cli.show import complete_source
 
 if TYPE_CHECKING:
@@ -29,12 +29,7 @@ if TYPE_CHECKING:
     type=Number(0, min_open=True),
     help="Cap in seconds, of which adaptation gets 80%; hitting it is reported. A batch in hand is finished.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    help="CPU threads (default: one on each core). Where other programs keep cores busy, leave those out: threads wait "
-    "for the slowest.",
-)
+@threads_option
 @click.option(
     "-v", "--verbose", is_flag=True, help="Also tell what it started from, losses left out, and seconds by stage."
 )
