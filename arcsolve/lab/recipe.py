@@ -87,6 +87,8 @@ ARMS = {
     "latent-noise": Arm("latents as distributions", {"latent_noise": 0.3, "latent_kl": 1e-3}),
     "latent-noise-1": Arm("latents as distributions", {"latent_noise": 1.0, "latent_kl": 1e-3}),
     "reset": Arm("meta-adaptation", {"reset": (60, 0.1)}),
+    # As often for each row, in 4,800 updates, as the reset arm above in 1,200.
+    "reset-rare": Arm("meta-adaptation", {"reset": (240, 0.1)}),
     "hints": Arm("hints", {"network": {"hints": True}, "hint_share": 0.3}),
     "turned": Arm("turned outputs", {"network": {"turns": True}, "turned_share": 0.35}),
 }

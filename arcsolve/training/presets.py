@@ -52,6 +52,7 @@ class TrainConfig:
         noise_from: share of the budget before which learned noise is left out.
         reset: meta-adaptation cycles: (every so many updates, share of the tasks): their rows start anew at the mean,
             so that the network must stay one to which a new task can be fitted; none in the last ``decay`` of a run.
+            In no preset: known tasks are learned less well by it, and new ones fitted no better.
         muon_rate: learning rate of the matrices.
         adam_rate: learning rate of embeddings, gains, convolution and heads.
         latent_rate: learning rate of the task latents; rate x expected visits should be about 2 to 3.
@@ -164,7 +165,7 @@ class TrainConfig:
 
 
 _CPU = TrainConfig(
-    network=NetworkConfig(width=128, heads=4, hidden=384, latents=16, inner_steps=1, steps=2, halting=True),
+    network=NetworkConfig(width=128, heads=4, hidden=384, inner_steps=1, steps=2, halting=True),
     sides=(6, 10, 13, 16, 20, 25, 30),
     max_side=16,
     tokens=2_400,
@@ -175,8 +176,6 @@ _CPU = TrainConfig(
     latent_rate=5e-3,
     # Half of the presentations are generated: their hundreds of inputs a task teach the rule, not the pairs.
     generated_share=0.5,
-    # A new task is fitted better by a network that has had to fit rows anew all along.
-    reset=(2_000, 0.115),
     # Depth is bought late: on few presentations a shallow net learns more, and twice as many of them fit the time.
     depth=((0.0, 1, 1), (0.6, 1, 2)),
     decay=0.3,
@@ -199,7 +198,7 @@ PRESETS = {
     "cpu": _CPU,
     "gpu": replace(
         _CPU,
-        network=NetworkConfig(latents=16, inner_steps=2, steps=2, halting=True),
+        network=NetworkConfig(inner_steps=2, steps=2, halting=True),
         max_side=30,
         # Batches of a third of this took an H200 nearly as long: its host sets the pace (docs/LOG.md, 2026-11-27).
         tokens=49_152,
@@ -208,7 +207,6 @@ PRESETS = {
         adam_rate=1.5e-3,
         # A third of the updates visits a row.
         latent_rate=3e-3,
-        reset=(1_000, 0.115),
         depth=((0.0, 1, 1), (0.25, 1, 2), (0.55, 2, 2)),
     ),
 }
@@ -231,7 +229,6 @@ def gate_config(seed: int, views: str, **switches: Any) -> TrainConfig:
         views=((0.0, views),),
         depth=((0.0, 1, 1),),
         latent_rate=3e-2,
-        reset=None,
         decay=0.25,
         compile=False,
         seed=seed,
