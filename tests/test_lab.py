@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from arcsolve.arc.task import Task
 from arcsolve.errors import ArcsolveError
@@ -128,6 +130,24 @@ def test_each_meta_dev_task_is_refined_alone(small: None, data: Proxy) -> None:
     both = proxy.refined(weights, (two, one), settings, 0)
     total = after.nats * after.outputs + other.nats * other.outputs
     assert both.nats == pytest.approx(total / both.outputs, abs=1e-4)  # neither has seen the other
+
+
+def test_the_longest_lines_of_the_comparison_fit_eighty_columns() -> None:
+    from arcsolve.cli.lab import _table
+
+    line = {
+        "arm": max(recipe.ARMS, key=len),
+        "against": max((arm.against for arm in recipe.ARMS.values()), key=len),
+        "seeds": 3,
+        "development_nats": 0.759,
+        "development_nats_difference": (-0.104, 0.023),
+        "meta_dev_nats": None,
+        "meta_dev_nats_difference": (0.093, 0.013),
+    }
+    out = io.StringIO()
+    Console(file=out, width=80).print(_table([line]))
+    for whole in (line["arm"], line["against"], "-0.104 ± 0.023", "+0.093 ± 0.013"):
+        assert whole in out.getvalue().splitlines()[1]
 
 
 def test_the_command_keeps_results_and_names_a_wrong_arm(small: None, pack: Pack, tmp_path: Path) -> None:

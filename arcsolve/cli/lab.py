@@ -95,7 +95,7 @@ def recipe(
         click.echo(json.dumps({"data_sha256": data.pack.hash, "updates": count, "arms": lines}))
         return
     consoles.out.print(_table(lines))
-    consoles.out.print("nats a cell of outputs never seen: less is better; differences to `against`, of equal seeds")
+    consoles.out.print("nats a cell of outputs never seen, less is better; n seeds, differences of equal")
 
 
 @lab.command(
@@ -183,30 +183,25 @@ def _stage_table(lines: list[dict[str, Any]]) -> Table:
 
 
 def _table(lines: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None)
-    columns = ("arm", "against", "seeds", "train", "development", "difference", "meta-dev", "difference", "exact")
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("arm", "against") else "right")
+    """In 80 columns, since it is read in a pipe or a log as often as not; ``--json`` has the other figures."""
+    names = ("arm", "against", "n", "dev", "difference", "meta-dev", "difference")
+    table = plain_table(*names, left=("arm", "against"))
     for line in lines:
         table.add_row(
             line["arm"],
             line["against"],
             str(line["seeds"]),
-            f"{line['train_nats']:.3f}",
             f"{line['development_nats']:.3f}",
             _difference(line["development_nats_difference"]),
             _figure(line["meta_dev_nats"]),
             _difference(line["meta_dev_nats_difference"]),
-            f"{line['development_exact']:.1%} {_figure(line['meta_dev_exact'], '.1%')}",
         )
     return table
 
 
-def _figure(value: float | None, form: str = ".3f") -> str:
+def _figure(value: float | None) -> str:
     """A figure, or a dash where an arm cannot have it."""
-    return "-" if value is None else format(value, form)
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _difference(value: tuple[float, float] | None) -> str:
