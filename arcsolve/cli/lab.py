@@ -95,7 +95,7 @@ def recipe(
         click.echo(json.dumps({"data_sha256": data.pack.hash, "updates": count, "arms": lines}))
         return
     consoles.out.print(_table(lines))
-    consoles.out.print("nats a cell of outputs never seen, less is better; n seeds, differences of equal")
+    consoles.out.print("nats a cell of unseen outputs, less is better; n seeds, compared seed by seed")
 
 
 @lab.command(
